@@ -1,0 +1,84 @@
+"""What can go wrong, as one short tree.
+
+    SyncdError
+    ├── SettingsError        every fault of the settings, all at once (exit 2)
+    ├── Changed              a member changed while it was read: this revision is dropped
+    └── StoreError           raised at the edge, by the file of the store that met it
+        ├── Transient        goes away by itself: retried for as long as it takes
+        ├── NeedsOperator    a person must act: health goes red with the reason, retried slowly
+        ├── Permanent        this object will never work: reported, skipped, the rest goes on
+        │   ├── NotFound     there is no such object
+        │   └── Conflict     the condition of a conditional request did not hold
+        ├── Fenced           another writer has taken over: this one stops writing
+        └── Corrupt          the bytes are not the ones that were promised: never accepted
+
+Each carries ``hint``: what a person can do about it. Messages never hold a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SyncdError(Exception):
+    """Base of every error of this package; ``hint`` says what to do about it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def explain(self) -> str:
+        """One line for a person: what is wrong and, where known, the remedy."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class SettingsError(SyncdError):
+    """The settings cannot be used; ``faults`` has one line for each thing that is wrong."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
+
+
+class Changed(SyncdError):
+    """A member of a checkpoint changed while it was read; its revision must not be committed."""
+
+
+class StoreError(SyncdError):
+    """An object store refused or failed a request."""
+
+
+class Transient(StoreError):
+    """Expected to go away: 5xx, throttling, reset, time-out, DNS.
+
+    ``retry_after`` is the pause the store asked for, in seconds, where it asked.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class NeedsOperator(StoreError):
+    """A person must act: credentials, permission, missing bucket or SDK, quota, clock skew."""
+
+
+class Permanent(StoreError):
+    """This one request can never succeed: name too long, object too large, file vanished."""
+
+
+class NotFound(Permanent):
+    """No object has this key."""
+
+
+class Conflict(Permanent):
+    """The condition of a conditional request did not hold: somebody else was there first."""
+
+
+class Fenced(StoreError):
+    """Another writer has taken over the commit log; this one must not write any more."""
+
+
+class Corrupt(StoreError):
+    """Content does not match its digest, its length or its format."""

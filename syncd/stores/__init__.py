@@ -1,0 +1,1 @@
+"""Object stores behind one interface, one file for each provider."""

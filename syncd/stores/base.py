@@ -1,0 +1,161 @@
+"""The one interface every object store is spoken to by.
+
+Keys are whole object names in the bucket, with ``/`` between parts and no leading slash; the
+layout under the prefix is no concern of a store. Every method raises only the classes of
+:mod:`syncd.errors`; which class an SDK's error belongs to is decided in that store's own file.
+A store never retries on its own account (the SDKs' retries are off): see ``resilient``.
+All methods may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes of a body: held in memory, so that a retry sends exactly what the first try sent."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store can do; the callers choose their way by these flags, never by its name.
+
+    put_if_absent     ``put`` and ``Upload.finish`` honour IfAbsent
+    compare_and_swap  ``put`` and ``Upload.finish`` honour IfVersion
+    conditional_copy  ``copy`` honours IfAbsent on its target
+    parallel_parts    the parts of one Upload may be sent in any order, from several threads
+    min_part_size     smallest part but the last, in bytes
+    max_part_size     largest part, in bytes
+    max_parts         most parts of one upload
+    part_multiple     every part but the last is a multiple of this many bytes
+    """
+
+    put_if_absent: bool = True
+    compare_and_swap: bool = True
+    conditional_copy: bool = False
+    parallel_parts: bool = True
+    min_part_size: int = 5 * 1024 * 1024
+    max_part_size: int = 5 * 1024 * 1024 * 1024
+    max_parts: int = 10_000
+    part_multiple: int = 1
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object as the store describes it.
+
+    ``version`` is opaque: an ETag, a generation; it changes whenever the content is replaced,
+    and is what IfVersion and ``read(version=)`` take. ``modified`` is the store's own clock,
+    in seconds since the epoch.
+    """
+
+    key: str
+    size: int
+    version: str
+    modified: float
+
+
+@dataclass(frozen=True)
+class IfAbsent:
+    """Only when no object has the key."""
+
+
+@dataclass(frozen=True)
+class IfVersion:
+    """Only while the object is still this version (compare and swap)."""
+
+    version: str
+
+
+Condition = IfAbsent | IfVersion | None
+
+
+@dataclass(frozen=True)
+class PendingUpload:
+    """An upload that was started and neither finished nor aborted; its parts may cost money."""
+
+    key: str
+    id: str
+    started: float
+
+
+class Upload(Protocol):
+    """A large object under way, part by part; invisible under its key until ``finish``."""
+
+    key: str
+    id: str
+
+    def send(self, number: int, data: Buffer) -> None:
+        """Send part ``number`` (from 1). A part sent again replaces the first.
+
+        Where ``parallel_parts`` is False, numbers must come in order, one at a time.
+        """
+        ...
+
+    def finish(self, condition: Condition = None) -> ObjectInfo:
+        """Make the object of all parts, atomically; raise Conflict if the condition fails."""
+        ...
+
+    def abort(self) -> None:
+        """Throw the parts away; never raises for an upload that is gone already."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """An object store: a bucket, a container, a directory."""
+
+    name: str
+    """What a person knows it by, such as ``s3://bucket``; never holds a secret."""
+
+    capabilities: Capabilities
+
+    def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
+        """Create or replace one object, atomically and checked end to end.
+
+        The store verifies a checksum sent along or, where it cannot, the answer is compared
+        with what was sent; a mismatch raises Corrupt. Conflict if the condition fails.
+        """
+        ...
+
+    def start_upload(self, key: str, size: int) -> Upload:
+        """Start an upload of ``size`` bytes in parts."""
+        ...
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, version: str | None = None
+    ) -> Iterator[bytes]:
+        """Yield the bytes from ``start``, ``length`` of them or to the end, in chunks.
+
+        NotFound if there is no such object; Conflict if ``version`` is given and the object is
+        another one by now; Transient if the connection ends before the promised length.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object; NotFound if there is none."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with ``prefix``, across pages, in no promised order."""
+        ...
+
+    def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
+        """Copy within the store, without the bytes passing through here, at any size."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that is gone already is no error."""
+        ...
+
+    def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
+        """Uploads under way or forgotten below ``prefix``; empty where a store hides them."""
+        ...
+
+    def discard_upload(self, upload: PendingUpload) -> None:
+        """Abort a forgotten upload, so that its parts no longer cost money."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...

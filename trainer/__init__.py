@@ -1,0 +1,1 @@
+"""The GPU training process: evolutionary reinforcement learning on market data."""
