@@ -1,0 +1,68 @@
+"""The commit log: one object per commit, created with put-if-absent, numbered without gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from syncd.errors import Conflict, Corrupt, Fenced, NotFound
+from syncd.records import CommitRecord, Layout, parse_record
+from syncd.stores.base import IfAbsent, ObjectStore
+
+_RECORD_LIMIT = 256 * 1024 * 1024
+"""Bytes of the largest record that is read: a tampered bucket must not fill the memory."""
+
+
+class CommitLog:
+    """Reads and appends commit records; order is by ``seq``, never by a clock."""
+
+    def __init__(self, store: ObjectStore, layout: Layout) -> None:
+        self._store = store
+        self.layout = layout
+
+    def numbers(self) -> list[int]:
+        """The numbers of all commits, ascending."""
+        keys = (self.layout.seq_of(info.key) for info in self._store.list(self.layout.commits))
+        return sorted(seq for seq in keys if seq is not None)
+
+    def read(self, seq: int) -> CommitRecord:
+        """One record; NotFound if it is gone, Corrupt if it cannot be trusted."""
+        chunks, size = [], 0
+        for chunk in self._store.read(self.layout.commit(seq)):
+            size += len(chunk)
+            if size > _RECORD_LIMIT:
+                raise Corrupt(f"commit {seq} is larger than any record can be")
+            chunks.append(chunk)
+        return parse_record(b"".join(chunks), seq, self.layout.prefix)
+
+    def newest_first(self) -> Iterator[CommitRecord | Corrupt]:
+        """Every readable commit from the newest down; a broken one comes as its error.
+
+        Claims are left out. A record that retention deletes meanwhile is passed over.
+        """
+        for seq in reversed(self.numbers()):
+            try:
+                record = self.read(seq)
+            except NotFound:
+                continue
+            except Corrupt as error:
+                yield error
+                continue
+            if not record.is_claim:
+                yield record
+
+    def append(self, record: CommitRecord) -> None:
+        """Make ``record`` the newest commit, or raise Fenced if its number is taken.
+
+        Finding one's own record there is success: only its acknowledgement was lost.
+        """
+        try:
+            self._store.put(self.layout.commit(record.seq), record.to_json(), IfAbsent())
+        except Conflict:
+            winner = self.read(record.seq)
+            if winner == record:
+                return
+            raise Fenced(
+                f"commit {record.seq} was written by another machine (writer {winner.writer})",
+                hint="two machines write to one prefix: stop one of them, or give each its own "
+                "CLOUD_PREFIX; local files are untouched",
+            ) from None

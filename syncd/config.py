@@ -1,0 +1,199 @@
+"""Settings: read once from the environment and ``.env``, validated as a whole, never printed.
+
+Every fault is found in one go, so that a person mends them in one go. The daemon reads the
+environment file again when the store refuses its credentials; see :class:`Environment`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
+from marshmallow.validate import OneOf, Range
+
+from syncd.errors import SettingsError
+
+PROVIDERS = ("s3", "gcs", "azure", "local")
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from ``50M`` style (K, M, G, T are powers of 1024; ``B`` and ``/s`` may follow).
+
+    >>> parse_bytes("2.5M")
+    2621440
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?(?:/s)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{text!r} is not a number of bytes such as 500K, 50M or 1G")
+    value = int(float(match[1]) * _UNITS[match[2].upper()])
+    if value <= 0:
+        raise ValueError(f"{text!r} must be more than zero; leave it unset for no limit")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a person can set; names as in the table of the README, in lower case."""
+
+    cloud_provider: str = "local"
+    cloud_bucket: str = ""
+    cloud_prefix: str = "eigen2"
+    checkpoint_dir: Path = Path("checkpoints")
+    log_dir: Path = Path("logs")
+    state_dir: Path = Path(".syncd")
+    settle: float = 2.0
+    log_interval: float = 30.0
+    bwlimit: int | None = None
+    concurrency: int = 4
+    shutdown_grace: float = 60.0
+    keep_last: int | None = None
+    keep_last_local: int | None = None
+    exclude: tuple[str, ...] = ()
+    http: tuple[str, int] | None = ("127.0.0.1", 8377)
+    resume_from: str = "local"
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The merged environment, for the stores to take their credentials from."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether there is a store at all: ``local`` without a bucket copies nothing."""
+        return bool(self.cloud_bucket)
+
+
+def _field(parse: Callable[[str], Any]) -> fields.Field[Any]:
+    """A field of the schema from a plain function that raises ValueError."""
+
+    def deserialize(value: str) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+    return fields.Function(deserialize=deserialize)
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    if text.lower() == "off":
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is neither host:port nor 'off'")
+    return host.strip("[]"), int(port)
+
+
+def _globs(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _concurrency(text: str) -> int:
+    if text.lower() == "auto":
+        return Settings.concurrency
+    if not text.isdigit() or not 1 <= int(text) <= 64:
+        raise ValueError(f"{text!r} is neither 'auto' nor a whole number from 1 to 64")
+    return int(text)
+
+
+def _directory(text: str) -> Path:
+    """A folder that may appear later, but is no file and can be read when it is there."""
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is not a directory")
+    if path.exists() and not os.access(path, os.R_OK | os.X_OK):
+        raise ValueError(f"{path} cannot be read; give this user read permission")
+    return path
+
+
+_SECONDS = Range(min=0, error="must be zero or more seconds")
+_COUNT = Range(min=1, error="must be 1 or more; leave it unset to keep all")
+_NUMBER = {"invalid": "{input!r} is not a number"}
+_WHOLE = {"invalid": "{input!r} is not a whole number"}
+
+
+class _Schema(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+    CLOUD_PROVIDER = fields.String(
+        validate=OneOf(PROVIDERS, error="{input!r} is not one of s3, gcs, azure, local")
+    )
+    CLOUD_BUCKET = fields.String()
+    CLOUD_PREFIX = fields.String()
+    CHECKPOINT_DIR = _field(_directory)
+    LOG_DIR = _field(_directory)
+    SYNCD_STATE_DIR = _field(_directory)
+    SYNCD_SETTLE = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
+    SYNCD_LOG_INTERVAL = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
+    SYNCD_BWLIMIT = _field(parse_bytes)
+    SYNCD_CONCURRENCY = _field(_concurrency)
+    SYNCD_SHUTDOWN_GRACE = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
+    SYNCD_KEEP_LAST = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
+    SYNCD_KEEP_LAST_LOCAL = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
+    SYNCD_EXCLUDE = _field(_globs)
+    SYNCD_HTTP = _field(_address)
+    RESUME_FROM = fields.String(
+        validate=OneOf(("local", "newest"), error="{input!r} is neither 'local' nor 'newest'")
+    )
+
+    @post_load
+    def _lower(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {name.removeprefix("SYNCD_").lower(): value for name, value in data.items()}
+
+
+class Environment:
+    """The process environment with the environment file beneath it.
+
+    What is set in the environment wins over the file, as everywhere. A value of the file that
+    *changes* while the process lives wins from then on: somebody has just replaced a credential,
+    and a start script may have exported the old one.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None, file: Path | None = None) -> None:
+        self._environ = dict(os.environ if environ is None else environ)
+        self._file = Path(".env") if file is None else file
+        self._at_start = self._read_file()
+
+    def _read_file(self) -> dict[str, str]:
+        try:
+            values = dotenv_values(self._file, interpolate=False)
+        except (OSError, UnicodeDecodeError):
+            return {}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def read(self) -> dict[str, str]:
+        """The merged variables as they are now."""
+        now = self._read_file()
+        changed = {k: v for k, v in now.items() if self._at_start.get(k) != v}
+        return {**now, **self._environ, **changed}
+
+
+def load_settings(environment: Environment | None = None) -> Settings:
+    """Settings from the environment; SettingsError names every fault at once."""
+    environ = (environment or Environment()).read()
+    given = {
+        name: environ[name].strip() for name in _Schema().fields if environ.get(name, "").strip()
+    }
+    faults: list[str] = []
+    try:
+        values = dict(_Schema().load(given))
+    except ValidationError as error:
+        values = {}
+        messages: Mapping[str, list[str]] = error.messages_dict
+        faults += [f"{name}: {text}" for name in messages for text in messages[name]]
+    provider = given.get("CLOUD_PROVIDER", "local")
+    if provider in PROVIDERS[:3] and "CLOUD_BUCKET" not in given:
+        faults.append(f"CLOUD_BUCKET: not set, and CLOUD_PROVIDER={provider} needs a bucket's name")
+    prefix = given.get("CLOUD_PREFIX", "eigen2").strip("/")
+    if not prefix or any(part in ("", ".", "..", ".syncd") for part in prefix.split("/")):
+        faults.append(f"CLOUD_PREFIX: {given['CLOUD_PREFIX']!r} is not a usable key prefix")
+    if faults:
+        raise SettingsError(sorted(faults))
+    values["cloud_prefix"] = prefix
+    return Settings(**values, environ=environ)

@@ -1,0 +1,235 @@
+"""The commit record and the layout of the bucket: what docs/format.md freezes.
+
+A record comes back from a bucket that others can write to, so reading one trusts nothing: a path
+that leaves the checkpoint, a key outside the prefix or a size that is no number is Corrupt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from syncd.errors import Corrupt
+
+FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a checkpoint: ``path`` below the checkpoint ("" for a lone file)."""
+
+    path: str
+    key: str
+    size: int
+    sha256: str
+    mode: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class LinkEntry:
+    """One symbolic link of a checkpoint, kept as a link."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """One commit: every file of one checkpoint. ``checkpoint`` is its path under the root.
+
+    A record without a checkpoint is a claim: a new writer that takes over a log begun by
+    another one writes it first, so that the other learns that it is fenced. Readers skip it.
+    """
+
+    seq: int
+    checkpoint: str
+    writer: str
+    committed_at: str
+    profile: str
+    files: tuple[FileEntry, ...] = ()
+    links: tuple[LinkEntry, ...] = ()
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether this only marks a change of writer."""
+        return not self.checkpoint
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    def to_json(self) -> bytes:
+        """The record as stored, stable byte for byte."""
+        document = {
+            "format": FORMAT,
+            "seq": self.seq,
+            "checkpoint": self.checkpoint,
+            "writer": self.writer,
+            "committed_at": self.committed_at,
+            "profile": self.profile,
+            "files": [vars(entry) for entry in self.files],
+            "links": [vars(entry) for entry in self.links],
+        }
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        return (text + "\n").encode()
+
+
+def safe_path(path: str) -> bool:
+    """Whether a relative path stays below its folder and names one thing only."""
+    parts = path.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and "\0" not in path
+
+
+def _no_escape(path: str, target: str) -> bool:
+    """Whether a link at ``path`` to ``target`` stays inside its checkpoint's parent folder."""
+    if target.startswith("/") or "\0" in target or not target:
+        return False
+    depth = len(PurePosixPath(path).parts) - 1
+    for part in target.split("/"):
+        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
+        if depth < 0:
+            return False
+    return True
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise Corrupt(f"commit record: {what} is not text")
+    return value
+
+
+def _whole(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Corrupt(f"commit record: {what} is not a whole number")
+    return value
+
+
+def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
+    """A record from its JSON; Corrupt, with the reason, for anything that cannot be trusted."""
+    try:
+        document = json.loads(data)
+        if document["format"] != FORMAT:
+            raise Corrupt(
+                f"commit {seq} has format {document['format']!r}",
+                hint="a newer syncd wrote it: update this one",
+            )
+        files = tuple(_parse_file(item, prefix) for item in document["files"])
+        links = tuple(
+            LinkEntry(_text(item["path"], "path"), _text(item["target"], "target"))
+            for item in document["links"]
+        )
+        record = CommitRecord(
+            seq=_whole(document["seq"], "seq"),
+            checkpoint=_text(document["checkpoint"], "checkpoint"),
+            writer=_text(document["writer"], "writer"),
+            committed_at=_text(document["committed_at"], "committed_at"),
+            profile=_text(document["profile"], "profile"),
+            files=files,
+            links=links,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
+    _check(record, seq)
+    return record
+
+
+def _parse_file(item: dict[str, Any], prefix: str) -> FileEntry:
+    entry = FileEntry(
+        path=_text(item["path"], "path"),
+        key=_text(item["key"], "key"),
+        size=_whole(item["size"], "size"),
+        sha256=_text(item["sha256"], "sha256"),
+        mode=_whole(item["mode"], "mode") & 0o777,
+        mtime_ns=_whole(item["mtime_ns"], "mtime_ns"),
+    )
+    if not _SHA256.fullmatch(entry.sha256):
+        raise Corrupt(f"commit record: {entry.path!r} has no SHA-256")
+    if not entry.key.startswith(f"{prefix}/"):
+        raise Corrupt(f"commit record: key {entry.key!r} is outside the prefix {prefix!r}")
+    return entry
+
+
+def _check(record: CommitRecord, seq: int) -> None:
+    if record.seq != seq:
+        raise Corrupt(f"commit {seq} says that it is {record.seq}")
+    if record.is_claim:
+        if record.files or record.links:
+            raise Corrupt(f"commit {seq} has files but no checkpoint")
+        return
+    if not safe_path(record.checkpoint):
+        raise Corrupt(f"commit {seq}: path {record.checkpoint!r} leaves the root")
+    if not record.files:
+        raise Corrupt(f"commit {seq} names no file")
+    lone = len(record.files) == 1 and record.files[0].path == "" and not record.links
+    paths = [entry.path for entry in record.files] + [link.path for link in record.links]
+    for path in paths:
+        if not lone and not safe_path(path):
+            raise Corrupt(f"commit {seq}: path {path!r} leaves the checkpoint")
+    if len(set(paths)) != len(paths):
+        raise Corrupt(f"commit {seq} names a path twice")
+    linked = {link.path for link in record.links}
+    if any(str(parent) in linked for path in paths for parent in PurePosixPath(path).parents):
+        raise Corrupt(f"commit {seq}: a path leads through a link")
+    for link in record.links:
+        if not _no_escape(link.path, link.target):
+            raise Corrupt(f"commit {seq}: link {link.path!r} leaves the checkpoint")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in the bucket, below the prefix."""
+
+    prefix: str
+
+    @property
+    def commits(self) -> str:
+        """Prefix of the commit log."""
+        return f"{self.prefix}/.syncd/commits/"
+
+    @property
+    def versions(self) -> str:
+        """Prefix of content that must not overwrite what a commit names."""
+        return f"{self.prefix}/.syncd/versions/"
+
+    @property
+    def pruning(self) -> str:
+        """Prefix of records whose objects are being deleted; empty but for a crash."""
+        return f"{self.prefix}/.syncd/pruning/"
+
+    @property
+    def checkpoints(self) -> str:
+        """Prefix of the checkpoints under their own names."""
+        return f"{self.prefix}/checkpoints/"
+
+    @property
+    def logs(self) -> str:
+        """Prefix of the logs under their own names."""
+        return f"{self.prefix}/logs/"
+
+    def commit(self, seq: int) -> str:
+        """Key of one commit record."""
+        return f"{self.commits}{seq:020d}.json"
+
+    def plain(self, checkpoint: str, path: str) -> str:
+        """Key of a checkpoint's file under its own name."""
+        return self.checkpoints + (f"{checkpoint}/{path}" if path else checkpoint)
+
+    def version(self, seq: int, checkpoint: str, path: str, writer: str = "") -> str:
+        """Key for content of commit ``seq`` that cannot lie at its plain key.
+
+        A writer adds its id: two writers may prepare the same ``seq``, and the one that loses
+        must not have touched the winner's objects.
+        """
+        folder = f"{seq:020d}-{writer}" if writer else f"{seq:020d}"
+        return f"{self.versions}{folder}/" + (f"{checkpoint}/{path}" if path else checkpoint)
+
+    def seq_of(self, key: str) -> int | None:
+        """The number in the key of a commit record; None for any other key."""
+        match = re.fullmatch(r"(\d{20})\.json", key.removeprefix(self.commits))
+        return int(match[1]) if match else None
