@@ -32,7 +32,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class LinkEntry:
-    """One symbolic link of a checkpoint, kept as a link."""
+    """One symbolic link, kept as a link: ``path`` below the checkpoint ("" for a lone link)."""
 
     path: str
     target: str
@@ -87,7 +87,7 @@ def safe_path(path: str) -> bool:
 
 
 def _no_escape(path: str, target: str) -> bool:
-    """Whether a link at ``path`` to ``target`` stays inside its checkpoint's parent folder."""
+    """Whether a link at ``path`` to ``target`` stays inside the folder ``path`` is relative to."""
     if target.startswith("/") or "\0" in target or not target:
         return False
     depth = len(PurePosixPath(path).parts) - 1
@@ -164,10 +164,10 @@ def _check(record: CommitRecord, seq: int) -> None:
         return
     if not safe_path(record.checkpoint):
         raise Corrupt(f"commit {seq}: path {record.checkpoint!r} leaves the root")
-    if not record.files:
-        raise Corrupt(f"commit {seq} names no file")
-    lone = len(record.files) == 1 and record.files[0].path == "" and not record.links
     paths = [entry.path for entry in record.files] + [link.path for link in record.links]
+    if not paths:
+        raise Corrupt(f"commit {seq} names no file")
+    lone = paths == [""]
     for path in paths:
         if not lone and not safe_path(path):
             raise Corrupt(f"commit {seq}: path {path!r} leaves the checkpoint")
@@ -177,7 +177,7 @@ def _check(record: CommitRecord, seq: int) -> None:
     if any(str(parent) in linked for path in paths for parent in PurePosixPath(path).parents):
         raise Corrupt(f"commit {seq}: a path leads through a link")
     for link in record.links:
-        if not _no_escape(link.path, link.target):
+        if not _no_escape(link.path or record.checkpoint, link.target):
             raise Corrupt(f"commit {seq}: link {link.path!r} leaves the checkpoint")
 
 

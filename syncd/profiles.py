@@ -1,0 +1,197 @@
+"""How trainers write their checkpoints: a table that a person extends with a few lines.
+
+A profile recognises a checkpoint directory and knows its writer's last act. The sources are the
+writers' own code; docs/architecture.md tells how to add one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from syncd.scan import Folder, Stat
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One writer's manner.
+
+    directory    the directory's name (regular expression, whole name)
+    contains     paths or globs below it, of which at least one must be there
+    marker       file inside that the writer finishes last; without it nothing is complete
+    tracker      file or link beside the directory that names the newest finished one; it is no
+                 checkpoint itself: a restore writes it anew, so that it names what is there
+    tracks       what the tracker holds: "name" of the directory, its "number", or a "link" to it
+    blocked_by   file inside that says "still saving"
+    renamed      the directory only ever appears whole, by a rename
+    """
+
+    name: str
+    directory: str = ".*"
+    contains: tuple[str, ...] = ()
+    marker: str | None = None
+    tracker: str | None = None
+    tracks: str = "name"
+    blocked_by: str | None = None
+    renamed: bool = False
+
+
+PROFILES = (
+    Profile("trainer", r"gen-\d{6,}", contains=("state.json",), renamed=True),
+    Profile("orbax", contains=("commit_success.txt", "_CHECKPOINT_METADATA"), renamed=True),
+    Profile(
+        "hf",
+        r"checkpoint-\d+",
+        marker="trainer_state.json",
+        blocked_by="checkpoint-is-incomplete.txt",
+    ),
+    Profile("dcp", contains=(".metadata", "*.distcp"), marker=".metadata"),
+    Profile("deepspeed", r"global_step\d+", tracker="latest"),
+    Profile(
+        "megatron", r"iter_\d{7}", tracker="latest_checkpointed_iteration.txt", tracks="number"
+    ),
+    Profile("lerobot", r"\d+", contains=("pretrained_model/*",), tracker="last", tracks="link"),
+    Profile("eigen2", contains=("population/agent_*.pth",), marker="trainer_state.json"),
+    Profile("accelerate", r"checkpoint_\d+"),
+)
+"""Tried in this order; the first that fits names the checkpoint."""
+
+SET = Profile("set")
+"""A directory of files that nobody's profile fits: complete after quiet time."""
+
+LONE = Profile("file")
+"""A file by itself: complete after quiet time, once its format is whole."""
+
+COMPANION = Profile("companion")
+"""A small text file or a link beside checkpoints: restored with them, never instead of them."""
+
+_COMPANION = re.compile(
+    r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
+)
+_COMPANION_LIMIT = 1024 * 1024
+
+_SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
+"""Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
+
+_STEP = re.compile(r".*\d+")
+"""A directory named after a step or an epoch holds one set of files."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A checkpoint on disk: a directory of files or a lone file, by its path under the root."""
+
+    path: str
+    profile: Profile
+    files: tuple[tuple[str, Stat], ...]
+    links: tuple[tuple[str, str], ...] = ()
+    unfinished: tuple[tuple[str, Stat], ...] = ()
+    tracker: str | None = None
+    """Path under the root of the profile's tracker, where it has one."""
+
+    @property
+    def lone(self) -> bool:
+        """Whether it is a single file or link rather than a directory."""
+        return self.profile in (LONE, COMPANION)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(stat.size for _, stat in self.files)
+
+    @property
+    def signature(self) -> str:
+        """Tells this revision from every other without reading a byte."""
+        parts = [f"{path}={stat.text()}" for path, stat in self.files]
+        parts += [f"{path}->{target}" for path, target in self.links]
+        return "\n".join(parts)
+
+    @property
+    def written(self) -> tuple[int, int, str]:
+        """Sorts checkpoints by age: last modification, then last change, then name."""
+        stats = [stat for _, stat in self.files]
+        newest = max((s.mtime_ns for s in stats), default=0)
+        return newest, max((s.ctime_ns for s in stats), default=0), self.path
+
+    def below(self, path: str) -> str:
+        """A member's path under the root."""
+        return f"{self.path}/{path}" if path else self.path
+
+
+def _has(folder: Folder, pattern: str) -> bool:
+    head, slash, rest = pattern.partition("/")
+    if slash:
+        return any(
+            _has(child, rest)
+            for name, child in folder.folders.items()
+            if fnmatch.fnmatchcase(name, head)
+        )
+    return any(fnmatch.fnmatchcase(name, head) for name in folder.files) or any(
+        fnmatch.fnmatchcase(name, head) for name in folder.folders
+    )
+
+
+def by_name(label: str) -> Profile | None:
+    """The profile that a commit record's ``profile`` speaks of, if this version knows it."""
+    name = label.partition(",")[0]
+    return next((profile for profile in PROFILES if profile.name == name), None)
+
+
+def profile_of(folder: Folder) -> Profile | None:
+    """The profile whose name and content fit this directory."""
+    for profile in PROFILES:
+        if not re.fullmatch(profile.directory, folder.name):
+            continue
+        if not profile.contains or any(_has(folder, pattern) for pattern in profile.contains):
+            return profile
+    return None
+
+
+def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
+    files, links, unfinished = [], [], []
+    for prefix, part in folder.walk():
+        files += [(prefix + name, stat) for name, stat in part.files.items()]
+        links += [(prefix + name, target) for name, target in part.links.items()]
+        unfinished += [(prefix + name, stat) for name, stat in part.unfinished.items()]
+    return Unit(
+        folder.path,
+        profile,
+        tuple(sorted(files)),
+        tuple(sorted(links)),
+        tuple(sorted(unfinished)),
+        parent.below(profile.tracker) if profile.tracker else None,
+    )
+
+
+def _is_set(folder: Folder) -> bool:
+    """Whether the files of an unknown directory belong together."""
+    if _STEP.fullmatch(folder.name):
+        return True
+    return not all(_SERIES.fullmatch(name) for name in folder.files)
+
+
+def units(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
+    """Every checkpoint below a folder: directories by profile, sets, and lone files."""
+    if parent is not None:
+        profile = profile_of(folder)
+        if profile:
+            yield _whole(folder, profile, parent)
+            return
+    inner = [unit for child in folder.folders.values() for unit in units(child, folder)]
+    known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner)
+    if parent is not None and folder.files and not known and _is_set(folder):
+        yield _whole(folder, SET, parent)
+        return
+    yield from inner
+    trackers = {unit.tracker for unit in inner}
+    for name, stat in folder.files.items():
+        path = folder.below(name)
+        if path not in trackers:
+            small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
+            yield Unit(path, COMPANION if small else LONE, (("", stat),))
+    for name, target in folder.links.items():
+        path = folder.below(name)
+        if path not in trackers:
+            yield Unit(path, COMPANION, (), (("", target),))
