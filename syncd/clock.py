@@ -22,6 +22,10 @@ class Clock(Protocol):
         """Wait until ``event`` is set or ``seconds`` have passed; say whether it is set."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for ``seconds``."""
+        ...
+
 
 class SystemClock:
     """The real one."""
@@ -37,3 +41,7 @@ class SystemClock:
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Block until the event or the time-out."""
         return event.wait(max(0.0, seconds))
+
+    def sleep(self, seconds: float) -> None:
+        """Block for ``seconds``."""
+        time.sleep(max(0.0, seconds))

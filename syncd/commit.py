@@ -1,0 +1,286 @@
+"""Publishing a checkpoint: its files, then one record, then the plain names.
+
+The record is the moment at which the checkpoint becomes the recovery point. Before it nothing
+that a commit names has been touched, so a machine may die between any two requests.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+from collections.abc import Iterable
+from concurrent.futures import wait
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from syncd.clock import Clock
+from syncd.commitlog import CommitLog
+from syncd.errors import Changed, Conflict, Corrupt, Fenced, NotFound
+from syncd.journal import Journal, Sent
+from syncd.plan import Planner, Step
+from syncd.profiles import COMPANION, Unit
+from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry, link_stays_inside
+from syncd.scan import Stat
+from syncd.stores.base import Condition, IfAbsent, ObjectStore
+from syncd.transfer import Transfer, digest_file
+
+
+class Publisher:
+    """The one writer of this daemon's life."""
+
+    def __init__(
+        self,
+        root: Path,
+        store: ObjectStore,
+        journal: Journal,
+        layout: Layout,
+        transfer: Transfer,
+        clock: Clock,
+        writer: str,
+    ) -> None:
+        self._root = root
+        self._store = store
+        self._journal = journal
+        self._layout = layout
+        self._transfer = transfer
+        self._clock = clock
+        self._writer = writer
+        self._planner = Planner(root, journal, layout, digest_file)
+        self._attempts = itertools.count(1)
+        self.log = CommitLog(store, layout)
+
+    def join_log(self) -> list[Corrupt]:
+        """Learn what the commit log holds and take the place of its last writer.
+
+        Returns the records that cannot be read. Where another machine's daemon wrote the newest
+        commit, a claim is written after it: should that one be alive, its next commit collides
+        with the claim and it is fenced, rather than this one that was started later.
+        """
+        rebuilt = not self._journal.known_commits()
+        broken = self._learn()
+        claimed = False
+        while not claimed:
+            head = self._journal.head()
+            newest = self._journal.commit(head, self._layout) if head else None
+            ours = newest is None or newest.writer in (self._writer, *self._journal.writers())
+            claimed = ours or self._claim(head + 1)
+        self._journal.add_writer(self._writer)
+        if rebuilt:
+            self._find_stale()
+        return broken
+
+    def _learn(self) -> list[Corrupt]:
+        numbers, known = set(self.log.numbers()), self._journal.known_commits()
+        self._journal.drop_commits(known - numbers)
+        broken: list[Corrupt] = []
+
+        def read(seq: int) -> CommitRecord | None:
+            try:
+                return self.log.read(seq)
+            except NotFound:
+                return None
+            except Corrupt as error:
+                broken.append(error)
+                return CommitRecord(seq, "", "unreadable", "", "")
+
+        for record in self._transfer.files.map(read, sorted(numbers - known)):
+            if record:
+                self._journal.add_commit(record)
+        return broken
+
+    def _claim(self, seq: int) -> bool:
+        claim = CommitRecord(seq, "", self._writer, self._now(), "claim")
+        try:
+            self.log.append(claim)
+        except Fenced:
+            self._learn()
+            return False
+        self._journal.add_commit(claim)
+        return True
+
+    def _now(self) -> str:
+        moment = datetime.datetime.fromtimestamp(self._clock.now(), datetime.timezone.utc)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def publish(self, unit: Unit, profile: str) -> CommitRecord | None:
+        """Commit this revision of a checkpoint; None if its content is committed already.
+
+        Changed if it changed meanwhile: nothing was committed, and what was sent is found again
+        by the next attempt.
+        """
+        base = self._journal.newest_commit(self._layout, unit.path)
+        seq = self._journal.head() + 1
+        publication = f"{self._writer}.{next(self._attempts)}"
+        steps = list(self._planner.plan(unit, base, seq, publication))
+        jobs = [self._transfer.files.submit(self._carry_out, unit, step) for step in steps]
+        try:
+            entries = tuple(job.result() for job in jobs)
+        finally:
+            for job in jobs:
+                job.cancel()
+            wait(jobs)
+        links = tuple(
+            LinkEntry(path, target)
+            for path, target in unit.links
+            if link_stays_inside(path or unit.path, target)
+        )
+        self._check_unchanged(unit)
+        self._journal.add_digests(
+            (unit.below(step.path), step.stat.text(), entry.sha256)
+            for step, entry in zip(steps, entries, strict=True)
+        )
+        if base and _content(base) == (_digests(entries), set(links)):
+            self._journal.mark_safe(unit.path, unit.signature, base.seq)
+            return None
+        record = CommitRecord(
+            seq, unit.path, self._writer, self._now(), profile, tuple(entries), links
+        )
+        self._append(record)
+        self._journal.mark_safe(unit.path, unit.signature, seq)
+        self._mark_stale(record, base)
+        self.refresh()
+        return record
+
+    def newest_checkpoint(self, before: int) -> CommitRecord | None:
+        """The newest commit of a checkpoint, companions left out, below a number."""
+        return self._journal.newest_commit(
+            self._layout, before=before, without_profile=COMPANION.name
+        )
+
+    def renew(self, record: CommitRecord) -> CommitRecord:
+        """Commit the same content again, so that it is the newest: an older one came after."""
+        seq = self._journal.head() + 1
+        renewed = replace(record, seq=seq, writer=self._writer, committed_at=self._now())
+        self._append(renewed)
+        return renewed
+
+    def _append(self, record: CommitRecord) -> None:
+        self.log.append(record)
+        self._journal.add_commit(record)
+
+    def _check_unchanged(self, unit: Unit) -> None:
+        for path, seen in unit.files:
+            try:
+                now = Stat.of(os.lstat(self._root / unit.below(path)))
+            except OSError:
+                raise Changed(f"{unit.below(path)} vanished while it was read") from None
+            if now != seen:
+                raise Changed(f"{unit.below(path)} changed while it was read")
+
+    # -- one file
+
+    def _carry_out(self, unit: Unit, step: Step) -> FileEntry:
+        if step.keep:
+            key, sha256 = step.keep.key, step.keep.sha256
+        elif step.adopt and self._still_there(step.adopt):
+            key, sha256 = step.adopt.key, step.adopt.sha256
+        elif step.copy_from and step.sha256:
+            key, sha256 = self._copy(step.copy_from, step), step.sha256
+        else:
+            key, sha256 = self._send(unit, step)
+        return FileEntry(
+            step.path, key, step.stat.size, sha256, step.stat.mode & 0o777, step.stat.mtime_ns
+        )
+
+    def _still_there(self, sent: Sent) -> bool:
+        try:
+            if self._store.head(sent.key).version == sent.version:
+                return True
+        except NotFound:
+            pass
+        self._journal.drop_sent(sent.key)
+        return False
+
+    def _copy(self, source: str, step: Step) -> str:
+        if step.plain_free and self._store.capabilities.conditional_copy:
+            try:
+                self._store.copy(source, step.plain, IfAbsent())
+            except Conflict:
+                pass
+            else:
+                return step.plain
+        self._store.copy(source, step.spare)
+        return step.spare
+
+    def _send(self, unit: Unit, step: Step) -> tuple[str, str]:
+        full = unit.below(step.path)
+        absent: Condition = IfAbsent() if self._store.capabilities.put_if_absent else None
+        for key, condition in ((step.plain, absent), (step.spare, None)):
+            if key == step.plain and not step.plain_free:
+                continue
+            try:
+                sha256, info = self._transfer.send(self._root / full, key, step.stat, condition)
+            except Conflict:
+                continue  # left there by a life that was cut short, or by another writer
+            if step.sha256 not in (None, sha256):
+                raise Changed(f"{full} changed while it was read")
+            self._journal.add_sent(Sent(key, full, step.stat.text(), sha256, info.version))
+            return key, sha256
+        raise Conflict(f"{step.spare} cannot be written")
+
+    # -- the plain names
+
+    def _find_stale(self) -> None:
+        """After the loss of a journal: assume that no plain key was refreshed yet."""
+        seen: set[str] = set()
+        for record in self._journal.commits(self._layout):
+            if record.checkpoint not in seen:
+                seen.add(record.checkpoint)
+                self._mark_stale(record, None)
+
+    def _mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
+        plain = {self._layout.plain(record.checkpoint, entry.path): entry for entry in record.files}
+        moved = [(key, entry.key) for key, entry in plain.items() if entry.key != key]
+        if base:
+            old = {self._layout.plain(base.checkpoint, entry.path) for entry in base.files}
+            moved += [(key, "") for key in old - plain.keys()]
+        self._journal.add_stale(record, moved)
+
+    def refresh(self) -> None:
+        """Bring the plain keys up to the newest commit, by copies within the store.
+
+        What an older commit still names at a plain key is first put where a restore of that
+        commit looks for it. A writer that has lost the log in the meantime touches nothing.
+        """
+        stale = self._journal.stale()
+        if not stale:
+            return
+        head = max(self.log.numbers(), default=0)
+        if head > self._journal.head():
+            raise Fenced(
+                f"commit {head} was written by another machine",
+                hint="two machines write to one prefix: stop one of them",
+            )
+        for key, source, _seq in stale:
+            self._preserve(key, source)
+            if source:
+                self._store.copy(source, key)
+            else:
+                self._store.delete([key])
+            self._journal.refreshed(key)
+
+    def _preserve(self, key: str, source: str) -> None:
+        path = key.removeprefix(self._layout.checkpoints)
+        named = {sha256 for _, sha256 in self._journal.named_by(source)} if source else set()
+        for seq, sha256 in self._journal.named_by(key):
+            kept = self._layout.version(seq, path, "")
+            if sha256 not in named and not self._exists(kept):
+                with suppress(NotFound):
+                    self._store.copy(key, kept)
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._store.head(key)
+        except NotFound:
+            return False
+        return True
+
+
+def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:
+    return {(entry.path, entry.size, entry.sha256) for entry in entries}
+
+
+def _content(record: CommitRecord) -> tuple[set[tuple[str, int, str]], set[LinkEntry]]:
+    return _digests(record.files), set(record.links)

@@ -1,0 +1,317 @@
+"""The journal: the daemon's SQLite database of what it knows.
+
+It saves reading and asking again, and is never the only place where something is known: lost or
+corrupt, it is put aside and rebuilt from the files and the store.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.records import CommitRecord, Layout, parse_record
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS commits (
+    seq INTEGER PRIMARY KEY, checkpoint TEXT NOT NULL, profile TEXT NOT NULL, record BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS commits_by_checkpoint ON commits (checkpoint, seq);
+CREATE TABLE IF NOT EXISTS objects (
+    key TEXT NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    PRIMARY KEY (key, seq));
+CREATE INDEX IF NOT EXISTS objects_by_content ON objects (size, sha256);
+CREATE TABLE IF NOT EXISTS safe (
+    checkpoint TEXT PRIMARY KEY, signature TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS digests (
+    path TEXT PRIMARY KEY, stat TEXT NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sent (
+    key TEXT PRIMARY KEY, path TEXT NOT NULL, stat TEXT NOT NULL, sha256 TEXT NOT NULL,
+    version TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
+"""
+
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A file that reached the store but is in no commit yet."""
+
+    key: str
+    path: str
+    stat: str
+    sha256: str
+    version: str
+
+
+class Journal:
+    """What is known of the store and of the files, safe against a kill at any moment."""
+
+    def __init__(self, path: Path | None, store: str) -> None:
+        """Open the journal at ``path`` (None: in memory) for the store of that name.
+
+        ``put_aside`` is afterwards the path that a corrupt journal was renamed to, and
+        ``volatile`` the reason why the journal could only be kept in memory.
+        """
+        self._lock = threading.RLock()
+        self.put_aside: Path | None = None
+        self.volatile = ""
+        try:
+            self._db = self._open(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) or path is None:
+                self.volatile = str(error)  # a full disk or no permission: not the journal's fault
+                self._db = self._open(None)
+            else:
+                self.put_aside = _put_aside(path)
+                self._db = self._open(path)
+        if self.get("store") != store or self.get("version") != _VERSION:
+            self._forget_all()
+            self.remember("store", store)
+            self.remember("version", _VERSION)
+
+    @staticmethod
+    def _open(path: Path | None) -> sqlite3.Connection:
+        database = sqlite3.connect(
+            ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
+        )
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.execute("PRAGMA cache_size=-2000")
+            sound = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            database.executescript(_SCHEMA)
+        except sqlite3.DatabaseError:
+            database.close()
+            raise
+        if not sound:
+            database.close()
+            raise sqlite3.DatabaseError("the journal fails its own check")
+        return database
+
+    def _forget_all(self) -> None:
+        tables = ("meta", "commits", "objects", "safe", "digests", "sent", "stale", "logs")
+        with self.transaction():
+            for table in tables:
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; the outermost one commits."""
+        with self._lock:
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _run(self, sql: str, *values: object) -> list[tuple[str, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        """Close the database; using it afterwards is an error."""
+        with self._lock:
+            self._db.close()
+
+    # -- small facts
+
+    def get(self, name: str) -> str | None:
+        """A fact by name."""
+        rows = self._run("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def remember(self, name: str, value: str) -> None:
+        """Remember a fact."""
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, value)
+
+    def writers(self) -> list[str]:
+        """Ids of this machine's daemons that wrote with this journal."""
+        return [str(writer) for writer in json.loads(self.get("writers") or "[]")]
+
+    def add_writer(self, writer: str) -> None:
+        """Remember one life of the daemon."""
+        self.remember("writers", json.dumps([*self.writers()[-100:], writer]))
+
+    # -- the commit log as far as it is known
+
+    def known_commits(self) -> set[int]:
+        """Numbers of the commits in the journal."""
+        return {int(row[0]) for row in self._run("SELECT seq FROM commits")}
+
+    def head(self) -> int:
+        """Number of the newest known commit; 0 before the first."""
+        return int(self._run("SELECT COALESCE(MAX(seq), 0) FROM commits")[0][0])
+
+    def add_commit(self, record: CommitRecord) -> None:
+        """Remember a commit and what its objects hold."""
+        with self.transaction():
+            self._run(
+                "INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)",
+                record.seq,
+                record.checkpoint,
+                record.profile,
+                record.to_json(),
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
+                [(f.key, record.seq, f.size, f.sha256) for f in record.files],
+            )
+            self._db.executemany(
+                "DELETE FROM sent WHERE key = ?", [(entry.key,) for entry in record.files]
+            )
+
+    def drop_commits(self, numbers: Iterable[int]) -> None:
+        """Forget commits that are no longer in the store."""
+        with self.transaction():
+            for seq in numbers:
+                self._run("DELETE FROM commits WHERE seq = ?", seq)
+                self._run("DELETE FROM objects WHERE seq = ?", seq)
+
+    def commit(self, seq: int, layout: Layout) -> CommitRecord | None:
+        """A known commit."""
+        rows = self._run("SELECT record FROM commits WHERE seq = ?", seq)
+        return parse_record(_bytes(rows[0][0]), seq, layout.prefix) if rows else None
+
+    def newest_commit(
+        self,
+        layout: Layout,
+        checkpoint: str | None = None,
+        before: int | None = None,
+        without_profile: str = "",
+    ) -> CommitRecord | None:
+        """The newest known commit, of one checkpoint or of any; claims are left out."""
+        rows = self._run(
+            "SELECT MAX(seq) FROM commits WHERE checkpoint != '' AND checkpoint = "
+            "COALESCE(?, checkpoint) AND seq < COALESCE(?, seq + 1) AND profile != ?",
+            checkpoint,
+            before,
+            without_profile,
+        )
+        return self.commit(int(rows[0][0]), layout) if rows[0][0] is not None else None
+
+    def commits(self, layout: Layout) -> Iterator[CommitRecord]:
+        """Every known commit but claims, newest first."""
+        for seq in sorted(self.known_commits(), reverse=True):
+            record = self.commit(seq, layout)
+            if record and not record.is_claim:
+                yield record
+
+    def named_by(self, key: str) -> list[tuple[int, str]]:
+        """Commits that name the object ``key``: their numbers and the digest each expects."""
+        rows = self._run("SELECT seq, sha256 FROM objects WHERE key = ? ORDER BY seq", key)
+        return [(int(seq), sha256) for seq, sha256 in rows]
+
+    def has_size(self, size: int) -> bool:
+        """Whether any committed object has this size: only then can content be there already."""
+        return bool(self._run("SELECT 1 FROM objects WHERE size = ? LIMIT 1", size))
+
+    def object_with(self, size: int, sha256: str) -> str | None:
+        """Key of a committed object with this content."""
+        rows = self._run(
+            "SELECT key FROM objects WHERE size = ? AND sha256 = ? ORDER BY seq DESC LIMIT 1",
+            size,
+            sha256,
+        )
+        return rows[0][0] if rows else None
+
+    # -- the files
+
+    def is_safe(self, checkpoint: str, signature: str) -> bool:
+        """Whether exactly this revision of a checkpoint is committed."""
+        rows = self._run("SELECT signature FROM safe WHERE checkpoint = ?", checkpoint)
+        return bool(rows) and rows[0][0] == signature
+
+    def mark_safe(self, checkpoint: str, signature: str, seq: int) -> None:
+        """This revision is committed, as number ``seq``."""
+        self._run("INSERT OR REPLACE INTO safe VALUES (?, ?, ?)", checkpoint, signature, seq)
+
+    def safe_seq(self, checkpoint: str) -> int | None:
+        """The commit that holds the local revision of a checkpoint, if it was ever committed."""
+        rows = self._run("SELECT seq FROM safe WHERE checkpoint = ?", checkpoint)
+        return int(rows[0][0]) if rows else None
+
+    def forget_safe(self, checkpoint: str) -> None:
+        """Look at this checkpoint afresh."""
+        self._run("DELETE FROM safe WHERE checkpoint = ?", checkpoint)
+
+    def digest(self, path: str, stat: str) -> str | None:
+        """SHA-256 of a file whose stat is still what it was when it was read."""
+        rows = self._run("SELECT sha256 FROM digests WHERE path = ? AND stat = ?", path, stat)
+        return rows[0][0] if rows else None
+
+    def add_digests(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Remember digests: rows of path, stat and SHA-256."""
+        with self.transaction():
+            self._db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
+
+    def add_sent(self, sent: Sent) -> None:
+        """Remember an object that is whole in the store, though no commit names it yet."""
+        self._run(
+            "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
+            sent.key,
+            sent.path,
+            sent.stat,
+            sent.sha256,
+            sent.version,
+        )
+
+    def find_sent(self, path: str, stat: str) -> Sent | None:
+        """An object that holds this revision of a file already."""
+        rows = self._run("SELECT * FROM sent WHERE path = ? AND stat = ?", path, stat)
+        return Sent(*rows[0]) if rows else None
+
+    def drop_sent(self, key: str) -> None:
+        """The object is not what it was."""
+        self._run("DELETE FROM sent WHERE key = ?", key)
+
+    # -- plain keys that wait for their refresh, and logs
+
+    def add_stale(self, record: CommitRecord, stale: Iterable[tuple[str, str]]) -> None:
+        """Plain keys that are behind a commit: rows of key and source ("" for: to be deleted)."""
+        with self.transaction():
+            for key, source in stale:
+                self._run("INSERT OR REPLACE INTO stale VALUES (?, ?, ?)", key, source, record.seq)
+
+    def stale(self) -> list[tuple[str, str, int]]:
+        """Rows of plain key, the key to copy from, and the commit it belongs to."""
+        return [(key, source, int(seq)) for key, source, seq in self._run("SELECT * FROM stale")]
+
+    def refreshed(self, key: str) -> None:
+        """A plain key holds the newest content again."""
+        self._run("DELETE FROM stale WHERE key = ?", key)
+
+    def log_sent(self, path: str) -> str:
+        """The stat of a log file when it was last uploaded; "" for never."""
+        rows = self._run("SELECT stat FROM logs WHERE path = ?", path)
+        return rows[0][0] if rows else ""
+
+    def mark_log(self, path: str, stat: str) -> None:
+        """A log file is in the store as it was with this stat."""
+        self._run("INSERT OR REPLACE INTO logs VALUES (?, ?)", path, stat)
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a corrupt journal, so that a person can look at it and nothing is deleted."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside

@@ -1,0 +1,180 @@
+"""One checkpoint root on its way to the store: look, judge, send, commit, tidy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from syncd.clock import Clock
+from syncd.commit import Publisher
+from syncd.detect import Detector
+from syncd.errors import Changed, Permanent, SyncdError
+from syncd.health import Health, Waiting
+from syncd.journal import Journal
+from syncd.profiles import COMPANION, Unit, units
+from syncd.records import CommitRecord
+from syncd.scan import scan
+
+log = logging.getLogger(__name__)
+
+_SMALL = 32 * 1024 * 1024
+"""Bytes of a backlog that is gone so quickly that the oldest may go first."""
+
+_SCAN_SHARE = 100
+"""A scan that takes t seconds is repeated after at least 100 t: at most 1 % of a core."""
+
+
+@dataclass
+class Look:
+    """What one scan of the root found that is not committed yet."""
+
+    pending: list[tuple[Unit, str]] = field(default_factory=list)
+    """Complete checkpoints, oldest first, each with the profile to record."""
+
+    incomplete: list[Waiting] = field(default_factory=list)
+    again: float | None = None
+    """Seconds after which something may have become complete by quiet alone."""
+
+    cost: float = 0.0
+
+    def next_interval(self, shortest: float) -> float:
+        """Seconds until the next scan, if no event comes first."""
+        interval = min(max(shortest, self.cost * _SCAN_SHARE), 60.0)
+        return interval if self.again is None else min(interval, max(0.02, self.again))
+
+
+class Pipeline:
+    """Finds checkpoints that are complete and not committed, and commits them."""
+
+    def __init__(
+        self,
+        root: Path,
+        journal: Journal,
+        health: Health,
+        clock: Clock,
+        settle: float,
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        self._root = root
+        self._journal = journal
+        self._health = health
+        self._clock = clock
+        self._exclude = exclude
+        self._detector = Detector(root, settle, clock)
+        self._given_up: dict[str, tuple[str, str]] = {}
+
+    def look(self) -> Look:
+        """Scan the root and judge what is not committed; no request is made."""
+        began = self._clock.monotonic()
+        tree = scan(self._root, self._exclude)
+        look = Look()
+        found = list(units(tree)) if tree else []
+        self._detector.forget_missing({unit.path for unit in found})
+        for unit in sorted(found, key=lambda unit: unit.written):
+            if self._journal.is_safe(unit.path, unit.signature):
+                continue
+            signature, reason = self._given_up.get(unit.path, ("", ""))
+            if signature == unit.signature:
+                look.incomplete.append(Waiting(unit.path, unit.size, reason))
+                continue
+            verdict = self._detector.judge(unit)
+            if verdict.complete:
+                look.pending.append((unit, verdict.profile))
+                continue
+            look.incomplete.append(Waiting(unit.path, unit.size, verdict.reason))
+            if verdict.again is not None:
+                look.again = min(verdict.again, look.again or verdict.again)
+        gone = self._given_up.keys() - {unit.path for unit in found}
+        for path in gone:
+            self._given_up.pop(path)
+            self._health.green(f"skipped {path}")
+        look.cost = self._clock.monotonic() - began
+        self._report(look)
+        return look
+
+    def _report(self, look: Look) -> None:
+        pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
+        self._health.waiting(pending[::-1], look.incomplete)
+
+    def commit_next(self, look: Look, publisher: Publisher) -> CommitRecord | None:
+        """Commit one of the pending checkpoints and take it off the list.
+
+        The newest goes first, since it is what the user would lose. When older ones follow,
+        the newest is committed again after each: the newest commit is what a restore takes. A
+        backlog that is small goes oldest first and needs no such care.
+        """
+        small = sum(unit.size for unit, _ in look.pending) <= _SMALL
+        unit, profile = look.pending.pop(0 if small else -1)
+        record: CommitRecord | None = None
+        try:
+            record = publisher.publish(unit, profile)
+        except Changed as change:
+            log.info("%s: %s; looking again", unit.path, change.message)
+        except Permanent as error:
+            self._give_up(unit, error)
+        else:
+            if self._health.green(f"skipped {unit.path}"):
+                log.info("%s can be copied again", unit.path)
+        if record:
+            self._tell(record, unit.profile is COMPANION)
+            self._keep_newest(record, unit, publisher)
+        self._report(look)
+        return record
+
+    def _keep_newest(self, record: CommitRecord, unit: Unit, publisher: Publisher) -> None:
+        """Renew the commit of a checkpoint written later than the one just committed."""
+        before = publisher.newest_checkpoint(before=record.seq)
+        if unit.profile is COMPANION or before is None or before.checkpoint == unit.path:
+            return
+        if _written(before) > unit.written[0] and self._is_local(before):
+            self._health.committed(publisher.renew(before))
+
+    def _is_local(self, record: CommitRecord) -> bool:
+        """Whether a commit is of a checkpoint that lies here: only those can be compared by age."""
+        return self._journal.safe_seq(record.checkpoint) is not None
+
+    def _tell(self, record: CommitRecord, companion: bool) -> None:
+        if not companion:
+            self._health.committed(record)
+        log.info(
+            "committed %s as %d: %d files, %.1f MB",
+            record.checkpoint,
+            record.seq,
+            len(record.files),
+            record.size / 1e6,
+        )
+
+    def _give_up(self, unit: Unit, error: SyncdError) -> None:
+        """Skip one checkpoint until it changes; everything else goes on."""
+        self._given_up[unit.path] = (unit.signature, error.explain())
+        if self._health.red(f"skipped {unit.path}", error):
+            log.error("%s is not copied: %s", unit.path, error.explain())
+
+    def failures(self) -> dict[str, str]:
+        """Complete checkpoints that cannot be copied, and why."""
+        return {path: reason for path, (_, reason) in self._given_up.items()}
+
+    def flush(self, publisher: Publisher, give_up: Callable[[], bool]) -> Look:
+        """Commit everything that is complete or becomes so by quiet alone; newest first."""
+        look = self.look()
+        while not give_up():
+            if look.pending:
+                self.commit_next(look, publisher)
+                if look.pending:
+                    continue
+            elif look.again is None or not self._pause(look.again, give_up):
+                break
+            look = self.look()
+        return look
+
+    def _pause(self, seconds: float, give_up: Callable[[], bool]) -> bool:
+        until = self._clock.monotonic() + seconds
+        while not give_up() and (left := until - self._clock.monotonic()) > 0:
+            self._clock.sleep(min(left, 0.1))
+        return not give_up()
+
+
+def _written(record: CommitRecord) -> int:
+    return max((entry.mtime_ns for entry in record.files), default=0)

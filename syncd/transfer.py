@@ -1,0 +1,223 @@
+"""The way of the bytes: one pass over each file that digests and sends at once.
+
+Memory is bounded by the number of parts in flight, whatever the size of a file. What has been
+read is given back to the page cache, so that the trainer keeps its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from syncd.clock import Clock
+from syncd.errors import Changed, Permanent
+from syncd.scan import Stat
+from syncd.stores.base import Buffer, Condition, ObjectInfo, ObjectStore
+
+MIB = 1024 * 1024
+SINGLE_PUT = 8 * MIB
+"""Files up to this size go in one request."""
+
+
+class RateLimit:
+    """A token bucket of bytes per second, shared by all transfers; None: no limit."""
+
+    def __init__(self, rate: int | None, clock: Clock, stop: threading.Event) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        """Wait until ``count`` bytes may go."""
+        if not self.rate:
+            return
+        with self._lock:
+            now = self._clock.monotonic()
+            start = max(now, self._free_at)
+            self._free_at = start + count / self.rate
+        self._clock.wait(self._stop, start - now)
+
+
+class Transfer:
+    """Sends files to a store, several at a time."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        concurrency: int,
+        limit: RateLimit,
+        on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
+    ) -> None:
+        """``on_bytes(key, count)`` hears of every body that the store has taken."""
+        self._store = store
+        self._limit = limit
+        self._on_bytes = on_bytes
+        self.files = ThreadPoolExecutor(concurrency, thread_name_prefix="file")
+        self._parts = ThreadPoolExecutor(concurrency, thread_name_prefix="part")
+        self._window = threading.BoundedSemaphore(concurrency + 2)
+
+    def close(self) -> None:
+        """Let the worker threads go; nothing new may be started."""
+        self.files.shutdown(wait=False, cancel_futures=True)
+        self._parts.shutdown(wait=False, cancel_futures=True)
+
+    def send(
+        self,
+        path: Path,
+        key: str,
+        seen: Stat,
+        condition: Condition = None,
+        growing: bool = False,
+    ) -> tuple[str, ObjectInfo]:
+        """Send one file as it was when ``seen``; return its SHA-256 and the object.
+
+        Changed if the file is another one by now; Conflict if the condition fails; the object
+        is made whole or not at all. Of a ``growing`` file, a log, the bytes that were there when
+        it was seen are sent, and that more have come since is no fault.
+        """
+        with _open(path, seen, growing) as file:
+            if seen.size <= SINGLE_PUT:
+                data = file.read_exactly(seen.size)
+                sha256 = hashlib.sha256(data).hexdigest()
+                file.check()
+                self._limit.take(len(data))
+                info = self._store.put(key, data, condition)
+                self._on_bytes(key, len(data))
+                return sha256, info
+            return self._send_parts(file, key, seen.size, condition)
+
+    def _send_parts(
+        self, file: _Reader, key: str, size: int, condition: Condition
+    ) -> tuple[str, ObjectInfo]:
+        digest = hashlib.sha256()
+        upload = self._store.start_upload(key, size)
+        flying: list[Future[None]] = []
+        try:
+            for number, data in enumerate(self._read_parts(file, size), start=1):
+                digest.update(data)
+                self._window.acquire()
+                job = self._parts.submit(self._send_part, upload.send, key, number, data)
+                job.add_done_callback(lambda _job: self._window.release())
+                flying.append(job)
+                if not self._store.capabilities.parallel_parts:
+                    job.result()
+                elif any(done.done() and done.exception() for done in flying):
+                    break
+            for job in flying:
+                job.result()
+            file.check()
+            return digest.hexdigest(), upload.finish(condition)
+        except BaseException:
+            for job in flying:
+                job.cancel()
+            upload.abort()
+            raise
+
+    def _send_part(
+        self, send: Callable[[int, Buffer], None], key: str, number: int, data: bytes
+    ) -> None:
+        self._limit.take(len(data))
+        send(number, data)
+        self._on_bytes(key, len(data))
+
+    def part_size(self, size: int) -> int:
+        """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""
+        can = self._store.capabilities
+        wanted = max(SINGLE_PUT, can.min_part_size, -(-size // can.max_parts))
+        part = -(-wanted // can.part_multiple) * can.part_multiple
+        if part > can.max_part_size:
+            raise Permanent(f"{size} bytes are more than {self._store.name} can hold in one object")
+        return part
+
+    def _read_parts(self, file: _Reader, size: int) -> Iterator[bytes]:
+        part, left = self.part_size(size), size
+        while left:
+            count = min(part, left)
+            yield file.read_exactly(count)
+            left -= count
+
+
+def digest_file(path: Path, seen: Stat) -> str:
+    """SHA-256 of a file; Changed if it is not, or does not stay, what was seen."""
+    digest = hashlib.sha256()
+    with _open(path, seen) as file:
+        left = seen.size
+        while left:
+            data = file.read_exactly(min(MIB, left))
+            digest.update(data)
+            left -= len(data)
+        file.check()
+    return digest.hexdigest()
+
+
+class _Reader:
+    """A file that notices when it is no longer the one that was seen."""
+
+    def __init__(self, fd: int, path: Path, seen: Stat, growing: bool) -> None:
+        self._fd = fd
+        self._path = path
+        self._seen = seen
+        self._growing = growing
+        self._given_back = 0
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
+        os.close(self._fd)
+
+    def read_exactly(self, count: int) -> bytes:
+        """The next ``count`` bytes; Changed if the file ends before."""
+        chunks = []
+        while count:
+            try:
+                chunk = os.read(self._fd, count)
+            except OSError as error:
+                raise Permanent(f"{self._path} cannot be read: {error.strerror}") from error
+            if not chunk:
+                raise Changed(f"{self._path} became shorter while it was read")
+            chunks.append(chunk)
+            count -= len(chunk)
+        self._give_back()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _give_back(self) -> None:
+        if hasattr(os, "posix_fadvise"):
+            position = os.lseek(self._fd, 0, os.SEEK_CUR)
+            os.posix_fadvise(
+                self._fd,
+                self._given_back,
+                position - self._given_back,
+                os.POSIX_FADV_DONTNEED,
+            )
+            self._given_back = position
+
+    def check(self) -> None:
+        """Changed unless the file is still the one that was seen."""
+        if not self._growing and Stat.of(os.fstat(self._fd)) != self._seen:
+            raise Changed(f"{self._path} changed while it was read")
+
+
+def _open(path: Path, seen: Stat, growing: bool = False) -> _Reader:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Changed(f"{path} vanished before it could be read") from None
+    except OSError as error:
+        raise Permanent(
+            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
+        ) from error
+    reader = _Reader(fd, path, seen, growing)
+    try:
+        reader.check()
+    except Changed:
+        os.close(fd)
+        raise
+    return reader
