@@ -13,7 +13,7 @@ from syncd.detect import Detector
 from syncd.errors import Changed, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
-from syncd.profiles import COMPANION, Unit, units
+from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
 from syncd.scan import scan
 
@@ -118,7 +118,7 @@ class Pipeline:
             if self._health.green(f"skipped {unit.path}"):
                 log.info("%s can be copied again", unit.path)
         if record:
-            self._tell(record, unit.profile is COMPANION)
+            self._tell(record, unit.companion)
             self._keep_newest(record, unit, publisher)
         self._report(look)
         return record
@@ -126,7 +126,7 @@ class Pipeline:
     def _keep_newest(self, record: CommitRecord, unit: Unit, publisher: Publisher) -> None:
         """Renew the commit of a checkpoint written later than the one just committed."""
         before = publisher.newest_checkpoint(before=record.seq)
-        if unit.profile is COMPANION or before is None or before.checkpoint == unit.path:
+        if unit.companion or before is None or before.checkpoint == unit.path:
             return
         if _written(before) > unit.written[0] and self._is_local(before):
             self._health.committed(publisher.renew(before))

@@ -97,6 +97,11 @@ class Unit:
         return self.profile in (LONE, COMPANION)
 
     @property
+    def companion(self) -> bool:
+        """Whether it only accompanies checkpoints."""
+        return self.profile is COMPANION
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(stat.size for _, stat in self.files)

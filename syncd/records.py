@@ -86,7 +86,7 @@ def safe_path(path: str) -> bool:
     return not any(part in ("", ".", "..") for part in parts) and "\0" not in path
 
 
-def _no_escape(path: str, target: str) -> bool:
+def link_stays_inside(path: str, target: str) -> bool:
     """Whether a link at ``path`` to ``target`` stays inside the folder ``path`` is relative to."""
     if target.startswith("/") or "\0" in target or not target:
         return False
@@ -177,7 +177,7 @@ def _check(record: CommitRecord, seq: int) -> None:
     if any(str(parent) in linked for path in paths for parent in PurePosixPath(path).parents):
         raise Corrupt(f"commit {seq}: a path leads through a link")
     for link in record.links:
-        if not _no_escape(link.path or record.checkpoint, link.target):
+        if not link_stays_inside(link.path or record.checkpoint, link.target):
             raise Corrupt(f"commit {seq}: link {link.path!r} leaves the checkpoint")
 
 
@@ -228,6 +228,10 @@ class Layout:
         """
         folder = f"{seq:020d}-{writer}" if writer else f"{seq:020d}"
         return f"{self.versions}{folder}/" + (f"{checkpoint}/{path}" if path else checkpoint)
+
+    def pruned(self, seq: int) -> str:
+        """Key of a record whose objects are being deleted."""
+        return f"{self.pruning}{seq:020d}.json"
 
     def seq_of(self, key: str) -> int | None:
         """The number in the key of a commit record; None for any other key."""

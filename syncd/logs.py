@@ -1,0 +1,67 @@
+"""Logs follow their writer: at an interval, what has grown is sent again under its own name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from syncd.errors import Changed, Permanent
+from syncd.health import Health
+from syncd.journal import Journal
+from syncd.records import Layout
+from syncd.scan import Stat, scan
+from syncd.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+
+class LogShipper:
+    """Sends the files of the log root. They have no commits: the newest bytes are what counts."""
+
+    def __init__(
+        self,
+        root: Path,
+        journal: Journal,
+        layout: Layout,
+        health: Health,
+        exclude: tuple[str, ...] = (),
+    ) -> None:
+        self._root = root
+        self._journal = journal
+        self._layout = layout
+        self._health = health
+        self._exclude = exclude
+
+    def waiting(self) -> list[tuple[str, Stat]]:
+        """Log files that have changed since they were sent, smallest first."""
+        tree = scan(self._root, self._exclude)
+        if tree is None:
+            return []
+        found = [
+            (prefix + name, stat)
+            for prefix, folder in tree.walk()
+            for name, stat in folder.files.items()
+            if stat.size and self._journal.log_sent(prefix + name) != stat.text()
+        ]
+        return sorted(found, key=lambda item: item[1].size)
+
+    def ship(self, transfer: Transfer, give_up: Callable[[], bool] = lambda: False) -> int:
+        """Send what has changed; return how many files went. Errors of the store are raised."""
+        sent = 0
+        for path, stat in self.waiting():
+            if give_up():
+                break
+            code = f"skipped log {path}"
+            try:
+                transfer.send(self._root / path, self._layout.logs + path, stat, growing=True)
+            except Changed:
+                continue  # rotated or cut just now: its new self is seen at the next look
+            except Permanent as error:
+                if self._health.red(code, error):
+                    log.error("log %s is not copied: %s", path, error.explain())
+                continue
+            self._health.green(code)
+            self._journal.mark_log(path, stat.text())
+            sent += 1
+        return sent
