@@ -143,7 +143,7 @@ class Publisher:
         self.refresh()
         return record
 
-    def newest_checkpoint(self, before: int) -> CommitRecord | None:
+    def newest_checkpoint(self, before: int | None = None) -> CommitRecord | None:
         """The newest commit of a checkpoint, companions left out, below a number."""
         return self._journal.newest_commit(
             self._layout, before=before, without_profile=COMPANION.name

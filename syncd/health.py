@@ -5,6 +5,7 @@ Red means that the user's work is at risk and why: each reason has words and a r
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
@@ -82,12 +83,19 @@ class Health:
 
     # -- what is going on
 
-    def committed(self, record: CommitRecord, now: float | None = None) -> None:
-        """A checkpoint became the recovery point, now or at an earlier time."""
+    def committed(self, record: CommitRecord) -> None:
+        """A checkpoint became the recovery point just now."""
         with self._lock:
             self._recovery = record
-            self._recovered_at = self._clock.now() if now is None else now
-            self._counts["commits"] += now is None
+            self._recovered_at = self._clock.now()
+            self._counts["commits"] += 1
+
+    def recovered(self, record: CommitRecord) -> None:
+        """The recovery point that was found in the store."""
+        with self._lock:
+            self._recovery = record
+            moment = datetime.datetime.fromisoformat(record.committed_at.replace("Z", "+00:00"))
+            self._recovered_at = moment.timestamp()
 
     def waiting(self, pending: list[Waiting], incomplete: list[Waiting]) -> None:
         """What is on disk and not committed: complete, and not complete."""

@@ -1,0 +1,259 @@
+"""Everything that one connection to the store needs, put together: for the daemon and by hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.clock import Clock
+from syncd.commit import Publisher
+from syncd.config import Settings
+from syncd.errors import NeedsOperator, StoreError, SyncdError
+from syncd.health import Health, Waiting
+from syncd.journal import Journal
+from syncd.logs import LogShipper
+from syncd.pipeline import Look, Pipeline
+from syncd.profiles import Unit, units
+from syncd.records import Layout
+from syncd.retention import Retention, prune_local
+from syncd.scan import scan
+from syncd.stores import open_store
+from syncd.stores.base import ObjectStore
+from syncd.stores.resilient import Resilient
+from syncd.transfer import RateLimit, Transfer
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "journal.sqlite"
+
+
+def store_identity(settings: Settings) -> str:
+    """What a journal belongs to: another bucket, prefix or endpoint needs another one."""
+    endpoint = (
+        settings.environ.get("AWS_ENDPOINT_URL", "") if settings.cloud_provider == "s3" else ""
+    )
+    bucket = settings.cloud_bucket
+    if settings.cloud_provider == "local":
+        bucket = str(Path(bucket).absolute())
+    root = settings.checkpoint_dir.absolute()
+    return f"{settings.cloud_provider} {endpoint} {bucket} {settings.cloud_prefix} {root}"
+
+
+def open_resilient(
+    settings: Settings,
+    clock: Clock,
+    abort: threading.Event,
+    deadline: Callable[[], float | None],
+) -> Resilient:
+    """The store of the settings, which retries for as long as ``deadline`` says."""
+    if not settings.copies:
+        raise NeedsOperator(
+            "there is no bucket: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing",
+            hint="set CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure",
+        )
+    store = open_store(settings.cloud_provider, settings.cloud_bucket, settings.environ)
+    return Resilient(store, clock, abort, deadline=deadline)
+
+
+def open_journal(settings: Settings, in_memory: bool = False) -> Journal:
+    """The journal of this state directory, rebuilt if it was corrupt."""
+    path: Path | None = None
+    if not in_memory:
+        try:
+            settings.state_dir.mkdir(parents=True, exist_ok=True)
+            path = settings.state_dir / JOURNAL
+        except OSError as error:
+            log.warning("no journal in %s (%s)", settings.state_dir, error.strerror)
+    journal = Journal(path, store_identity(settings))
+    if journal.put_aside:
+        log.warning(
+            "the journal was corrupt: kept as %s, rebuilding from the store", journal.put_aside
+        )
+    if journal.volatile:
+        log.warning("the journal is kept in memory only: %s", journal.volatile)
+    return journal
+
+
+@dataclass(frozen=True)
+class FlushReport:
+    """What a flush leaves: ``failed`` names what is complete and not safe."""
+
+    committed: int
+    logs: int
+    failed: tuple[tuple[str, str], ...]
+    incomplete: tuple[Waiting, ...]
+
+    @property
+    def safe(self) -> bool:
+        """Whether everything complete on disk is committed."""
+        return not self.failed
+
+
+class Engine:
+    """One connection: opened with the credentials of now, replaced when they change."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        health: Health,
+        clock: Clock,
+        abort: threading.Event,
+        deadline: Callable[[], float | None] = lambda: None,
+        writer: str = "",
+    ) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.health = health
+        self.clock = clock
+        self._abort = abort
+        self._deadline = deadline
+        self._writer = writer or new_writer()
+        self.layout = Layout(settings.cloud_prefix)
+        self.pipeline = Pipeline(
+            settings.checkpoint_dir, journal, health, clock, settings.settle, settings.exclude
+        )
+        self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
+        self.limit = RateLimit(settings.bwlimit, clock, abort)
+        self.store: Resilient | None = None
+        self.transfer: Transfer | None = None
+        self.publisher: Publisher | None = None
+
+    def connect(self, settings: Settings) -> None:
+        """Open the store and join the commit log; the errors of the store are raised."""
+        self.disconnect()
+        store = open_resilient(settings, self.clock, self._abort, self._deadline)
+        self.store = store
+        self.health.store = store.name
+        transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent)
+        self.transfer = transfer
+        publisher = Publisher(
+            settings.checkpoint_dir,
+            store,
+            self.journal,
+            self.layout,
+            transfer,
+            self.clock,
+            self._writer,
+        )
+        for broken in publisher.join_log():
+            log.error("%s", broken.explain())
+        point = publisher.newest_checkpoint()
+        if point:
+            self.health.recovered(point)
+        publisher.refresh()
+        self.publisher = publisher
+
+    def disconnect(self) -> None:
+        """Let go of the store."""
+        if self.transfer:
+            self.transfer.close()
+        if self.store:
+            self.store.close()
+        self.store = self.transfer = self.publisher = None
+
+    def step(self, give_up: Callable[[], bool]) -> Look:
+        """Look once, and commit what is complete until something newer may have come."""
+        look = self.pipeline.look()
+        began = self.clock.monotonic()
+        committed = False
+        while self.publisher and look.pending and not give_up():
+            self._announce(look)
+            committed |= self.pipeline.commit_next(look, self.publisher) is not None
+            if look.pending and self.clock.monotonic() - began > 1.0:
+                look = self.pipeline.look()
+                began = self.clock.monotonic()
+        if committed:
+            self.retain()
+        return look
+
+    def _announce(self, look: Look) -> None:
+        self.health.begin(
+            {
+                self.layout.plain(unit.path, path): stat.size
+                for unit, _ in look.pending
+                for path, stat in unit.files
+            }
+        )
+
+    def flush(self, give_up: Callable[[], bool]) -> FlushReport:
+        """Commit all that is complete or becomes so by quiet alone, then send the logs."""
+        before = self.health.snapshot()["commits"]
+        failed: dict[str, str] = {}
+        shipped = 0
+        look = self.pipeline.look()
+        try:
+            if self.publisher is None or self.transfer is None:
+                raise NeedsOperator("not connected to the store")
+            self._announce(look)
+            look = self.pipeline.flush(self.publisher, give_up)
+            shipped = self.logs.ship(self.transfer, give_up)
+        except StoreError as error:
+            look = self.pipeline.look()
+            failed["the store"] = error.explain()
+        failed.update(self.pipeline.failures())
+        failed.update({unit.path: "not sent yet" for unit, _ in look.pending})
+        return FlushReport(
+            self.health.snapshot()["commits"] - before,
+            shipped,
+            tuple(failed.items()),
+            tuple(item for item in look.incomplete if item.path not in failed),
+        )
+
+    def retain(self) -> None:
+        """Retention, where it is asked for; a failure waits for the next time."""
+        settings = self.settings
+        try:
+            if settings.keep_last is not None and self.store:
+                pruned = Retention(self.store, self.layout, self.clock).prune(settings.keep_last)
+                self.journal.drop_commits(record.seq for record in pruned.commits)
+            if settings.keep_last_local is not None:
+                self._retain_local(settings.keep_last_local)
+        except (SyncdError, OSError) as error:
+            log.warning("retention waits: %s", error)
+
+    def _retain_local(self, keep: int) -> None:
+        tree = scan(self.settings.checkpoint_dir, self.settings.exclude)
+        on_disk = list(units(tree)) if tree else []
+        for path in prune_local(self.settings.checkpoint_dir, on_disk, keep, self._in_store):
+            log.info("deleted %s on disk: it is safe in the store", path)
+
+    def _in_store(self, unit: Unit) -> bool:
+        """Whether this very revision is committed, and its objects are there."""
+        record = self.journal.newest_commit(self.layout, unit.path)
+        if record is None or not self.journal.is_safe(unit.path, unit.signature):
+            return False
+        store: ObjectStore | None = self.store
+        return store is not None and all(
+            store.head(entry.key).size == entry.size for entry in record.files
+        )
+
+
+def new_writer() -> str:
+    """A random id for one life of one daemon."""
+    return secrets.token_hex(6)
+
+
+def lower_priority() -> None:
+    """Give the trainer the machine: lowest CPU priority, idle I/O class."""
+    try:
+        os.nice(19)
+    except OSError as error:
+        log.debug("CPU priority stays: %s", error)
+    _idle_io()
+
+
+def _idle_io() -> None:
+    import ctypes
+    import platform
+
+    numbers = {"x86_64": 251, "aarch64": 30}  # ioprio_set
+    number = numbers.get(platform.machine())
+    if number is not None:
+        who_process, idle_class = 1, 3 << 13
+        ctypes.CDLL(None).syscall(number, who_process, 0, idle_class)
