@@ -24,7 +24,7 @@ from syncd.retention import Retention, prune_local
 from syncd.scan import scan
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
-from syncd.stores.resilient import Resilient
+from syncd.stores.resilient import Circuit, Resilient
 from syncd.transfer import RateLimit, Transfer
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def open_resilient(
     clock: Clock,
     abort: threading.Event,
     deadline: Callable[[], float | None],
+    on_change: Callable[[Circuit], None] = lambda _circuit: None,
 ) -> Resilient:
     """The store of the settings, which retries for as long as ``deadline`` says."""
     if not settings.copies:
@@ -57,7 +58,7 @@ def open_resilient(
             hint="set CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure",
         )
     store = open_store(settings.cloud_provider, settings.cloud_bucket, settings.environ)
-    return Resilient(store, clock, abort, deadline=deadline)
+    return Resilient(store, clock, abort, deadline, on_change)
 
 
 def open_journal(settings: Settings, in_memory: bool = False) -> Journal:
@@ -127,7 +128,7 @@ class Engine:
     def connect(self, settings: Settings) -> None:
         """Open the store and join the commit log; the errors of the store are raised."""
         self.disconnect()
-        store = open_resilient(settings, self.clock, self._abort, self._deadline)
+        store = open_resilient(settings, self.clock, self._abort, self._deadline, self._on_circuit)
         self.store = store
         self.health.store = store.name
         transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent)
@@ -148,6 +149,15 @@ class Engine:
             self.health.recovered(point)
         publisher.refresh()
         self.publisher = publisher
+
+    def _on_circuit(self, circuit: Circuit) -> None:
+        """An outage is news when it begins and when it ends; in between it is only counted."""
+        if circuit.open:
+            words = f"the store cannot be reached: {circuit.message}"
+            if self.health.red("unreachable", words, circuit.hint or "retried until it answers"):
+                log.warning("%s; trying until it answers", words)
+        elif not circuit.failures and self.health.green("unreachable"):
+            log.info("the store answers again")
 
     def disconnect(self) -> None:
         """Let go of the store."""

@@ -55,7 +55,7 @@ class Transfer:
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
     ) -> None:
         """``on_bytes(key, count)`` hears of every body that the store has taken."""
-        self._store = store
+        self.store = store
         self._limit = limit
         self._on_bytes = on_bytes
         self.files = ThreadPoolExecutor(concurrency, thread_name_prefix="file")
@@ -87,7 +87,7 @@ class Transfer:
                 sha256 = hashlib.sha256(data).hexdigest()
                 file.check()
                 self._limit.take(len(data))
-                info = self._store.put(key, data, condition)
+                info = self.store.put(key, data, condition)
                 self._on_bytes(key, len(data))
                 return sha256, info
             return self._send_parts(file, key, seen.size, condition)
@@ -96,7 +96,7 @@ class Transfer:
         self, file: _Reader, key: str, size: int, condition: Condition
     ) -> tuple[str, ObjectInfo]:
         digest = hashlib.sha256()
-        upload = self._store.start_upload(key, size)
+        upload = self.store.start_upload(key, size)
         flying: list[Future[None]] = []
         try:
             for number, data in enumerate(self._read_parts(file, size), start=1):
@@ -105,7 +105,7 @@ class Transfer:
                 job = self._parts.submit(self._send_part, upload.send, key, number, data)
                 job.add_done_callback(lambda _job: self._window.release())
                 flying.append(job)
-                if not self._store.capabilities.parallel_parts:
+                if not self.store.capabilities.parallel_parts:
                     job.result()
                 elif any(done.done() and done.exception() for done in flying):
                     break
@@ -128,11 +128,11 @@ class Transfer:
 
     def part_size(self, size: int) -> int:
         """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""
-        can = self._store.capabilities
+        can = self.store.capabilities
         wanted = max(SINGLE_PUT, can.min_part_size, -(-size // can.max_parts))
         part = -(-wanted // can.part_multiple) * can.part_multiple
         if part > can.max_part_size:
-            raise Permanent(f"{size} bytes are more than {self._store.name} can hold in one object")
+            raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")
         return part
 
     def _read_parts(self, file: _Reader, size: int) -> Iterator[bytes]:

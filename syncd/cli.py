@@ -1,0 +1,175 @@
+"""The commands that a person types, and nothing else: each asks another module to do the work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from syncd.config import Environment, load_settings
+from syncd.errors import SettingsError, SyncdError
+
+EXIT_OK, EXIT_NOT_SAFE, EXIT_SETTINGS, EXIT_NOT_INTACT, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
+
+_EPILOG = """\b
+Settings come from the environment and from .env in the working directory:
+  CLOUD_PROVIDER   s3, gcs, azure or local      CLOUD_BUCKET   the bucket, container, directory
+  CLOUD_PREFIX     first part of every key      CHECKPOINT_DIR, LOG_DIR   what is watched
+.env.example explains every one of them.
+
+\b
+Exit codes: 0 fine, 1 something is not safe or not reachable, 2 bad settings or usage,
+3 nothing in the store is intact, 4 no daemon is running.
+"""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors become words and an exit code, never a traceback."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            for fault in error.faults:
+                click.echo(f"syncd: {fault}", err=True)
+            click.echo("syncd: these settings cannot be used; see .env.example", err=True)
+            ctx.exit(EXIT_SETTINGS)
+        except SyncdError as error:
+            click.echo(f"syncd: {error.message}", err=True)
+            if error.hint:
+                click.echo(f"       {error.hint}", err=True)
+            ctx.exit(EXIT_NOT_SAFE)
+
+
+@click.group(cls=_Group, invoke_without_command=True, epilog=_EPILOG)
+@click.option("--once", is_flag=True, help="Commit everything complete on disk now, then end.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --once: give up after so long without any progress.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --once: the report as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@click.version_option(package_name="syncd", prog_name="syncd")
+@click.pass_context
+def cli(ctx: click.Context, once: bool, timeout: float, as_json: bool, verbose: bool) -> None:
+    """Have every finished checkpoint safe in an object store moments later.
+
+    Without a command: the daemon, in the foreground. It watches CHECKPOINT_DIR and LOG_DIR,
+    commits each checkpoint once it is complete, and never touches the trainer.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        stream=sys.stdout if ctx.invoked_subcommand is None and not once else sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    for noisy in ("boto3", "botocore", "urllib3", "google", "azure", "watchdog", "waitress"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)  # their debug output shows headers
+    if ctx.invoked_subcommand is not None:
+        return
+    if once:
+        from syncd import manual
+
+        ctx.exit(manual.once(load_settings(), timeout, as_json))
+    from syncd.daemon import Daemon
+
+    code = Daemon(Environment()).run()
+    # transfers that hang in a dead network must not hold the process at its end
+    sys.stdout.flush()
+    os._exit(code)
+
+
+@cli.command()
+@click.option("--to", type=click.Path(path_type=Path), help="Restore into this directory.")
+@click.option("--at", metavar="NAME", help="This checkpoint, or #SEQ for one commit.")
+@click.option("--all", "everything", is_flag=True, help="Every checkpoint in the store.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option(
+    "--retry-for",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up on a store that cannot be reached after so long.",
+)
+def restore(
+    to: Path | None, at: str | None, everything: bool, force: bool, retry_for: float
+) -> None:
+    """Bring back the newest complete checkpoint, proven byte for byte.
+
+    A checkpoint that is on disk already wins, unless RESUME_FROM=newest or --force is given and
+    the store has a newer one. Exit 0: restored, or nothing to restore; 1: the store cannot be
+    reached; 3: nothing in the store is intact.
+    """
+    from syncd import manual
+
+    sys.exit(manual.restore(load_settings(), to, at, everything, force, retry_for))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(as_json: bool) -> None:
+    """Recovery point and its age, backlog, errors with their remedies, throughput.
+
+    Exit 0: healthy; 1: not; 4: no daemon is running.
+    """
+    from syncd import manual
+
+    sys.exit(manual.status(load_settings(), as_json))
+
+
+@cli.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_commits(as_json: bool) -> None:
+    """The commits in the store, newest first."""
+    from syncd import manual
+
+    sys.exit(manual.list_commits(load_settings(), as_json))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(as_json: bool) -> None:
+    """Read every committed object back and prove it. Exit 0, or 3 if one is not intact."""
+    from syncd import manual
+
+    sys.exit(manual.verify(load_settings(), as_json))
+
+
+@cli.command()
+def check() -> None:
+    """Prove the settings against the real store, step by step, before money is spent."""
+    from syncd import checks
+
+    sys.exit(checks.run(load_settings()))
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--keep", type=click.IntRange(min=1), help="Instead of SYNCD_KEEP_LAST.")
+def prune(dry_run: bool, keep: int | None) -> None:
+    """Retention now: old commits by SYNCD_KEEP_LAST, orphaned versions, forgotten uploads."""
+    from syncd import manual
+
+    sys.exit(manual.prune(load_settings(), dry_run, keep))
+
+
+def main() -> None:
+    """Entry point of ``syncd`` and ``python -m syncd``."""
+    threading.excepthook = _log_thread_failure
+    cli(prog_name="syncd")
+
+
+def _log_thread_failure(args: threading.ExceptHookArgs) -> None:
+    logging.getLogger(__name__).error(
+        "thread %s failed",
+        args.thread.name if args.thread else "?",
+        exc_info=(args.exc_type, args.exc_value, args.exc_traceback) if args.exc_value else None,
+    )

@@ -1,0 +1,248 @@
+"""Which checkpoint a machine goes on from: the one on disk, or one of the store's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from syncd.clock import SystemClock
+from syncd.config import Settings
+from syncd.daemon import AlreadyRunning, lock_state
+from syncd.detect import Detector
+from syncd.engine import open_journal
+from syncd.errors import Corrupt, Permanent, StoreError
+from syncd.journal import Journal
+from syncd.profiles import Unit, units
+from syncd.records import CommitRecord, Layout
+from syncd.restore import Restored, Restorer, clear_staging
+from syncd.scan import scan
+from syncd.transfer import Transfer
+from syncd.unproven import UnprovenRestorer
+
+_OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
+
+
+class Comeback:
+    """One run of ``python -m syncd restore``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        restorer: Restorer,
+        transfer: Transfer,
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._restorer = restorer
+        self._transfer = transfer
+        self._say = say
+        self._layout = Layout(settings.cloud_prefix)
+
+    def run(self, to: Path | None, at: str | None, everything: bool, force: bool) -> int:
+        """Decide, restore, and say what was done; the exit code of the command."""
+        root = to or self._settings.checkpoint_dir
+        try:
+            return self._run(root, at, everything, force)
+        except Permanent as error:
+            self._say(f"syncd: {error.explain()}")
+            return _UNREACHABLE
+        except StoreError as error:
+            self._say(f"syncd: the store cannot be used: {error.explain()}")
+            local = self._local(root)
+            if local:
+                self._say(f"syncd: the local checkpoint {local.path} is there and can be resumed")
+            return _UNREACHABLE
+        except OSError as error:
+            self._say(f"syncd: {root}: {error.strerror}")
+            return _UNREACHABLE
+
+    def _run(self, root: Path, at: str | None, everything: bool, force: bool) -> int:
+        commits = self._restorer.commits()
+        chosen = [c for c in commits if at is None or _is(c, at)]
+        if at is not None and not chosen:
+            self._say(f"syncd: the store has no checkpoint {at!r}; python -m syncd ls shows all")
+            return _NOT_INTACT
+        if not commits:
+            return self._without_commits(root, force)
+        newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
+        local = self._local(root)
+        if local and at is None and not everything:
+            wins = self._local_wins(root, local, newest, force)
+            if wins:
+                return _OK
+        replace = force or at is None
+        self._clear(root)
+        results = self._restore(chosen, root, everything, replace)
+        self._remember(root, commits, results)
+        return self._report(results, root)
+
+    def _restore(
+        self,
+        commits: list[CommitRecord | Corrupt],
+        root: Path,
+        everything: bool,
+        replace: bool,
+    ) -> list[Restored]:
+        if not everything:
+            return [self._restorer.restore_newest(commits, root, replace)]
+        results, seen = [], set()
+        for commit in commits:
+            if isinstance(commit, Corrupt) or commit.checkpoint in seen:
+                continue
+            seen.add(commit.checkpoint)
+            same = [
+                c
+                for c in commits
+                if isinstance(c, CommitRecord) and c.checkpoint == commit.checkpoint
+            ]
+            results.append(self._restorer.restore_newest(same, root, replace))
+        return results
+
+    def _report(self, results: list[Restored], root: Path) -> int:
+        for result in results:
+            for words in result.rejected:
+                self._say(f"syncd: NOT INTACT, passed over: {words}")
+            record = result.record
+            if record:
+                self._say(
+                    f"syncd: restored {record.checkpoint} (commit {record.seq} of "
+                    f"{record.committed_at}) to {root / record.checkpoint}: "
+                    f"{len(record.files)} files, {record.size / 1e6:.1f} MB, every byte verified"
+                )
+            for companion in result.companions:
+                self._say(f"syncd: and beside it {companion.checkpoint}")
+        if any(result.record for result in results):
+            return _OK
+        self._say("syncd: nothing in the store is intact; nothing was restored")
+        return _NOT_INTACT
+
+    # -- what is on disk
+
+    def _local(self, root: Path) -> Unit | None:
+        """The newest complete checkpoint on disk; torn ones do not count."""
+        tree = scan(root, self._settings.exclude)
+        found = [u for u in units(tree) if not u.companion] if tree else []
+        detector = Detector(root, 0.0, SystemClock())
+        for unit in sorted(found, key=lambda u: u.written, reverse=True):
+            if detector.judge(unit).complete:
+                return unit
+        return None
+
+    def _local_wins(
+        self, root: Path, local: Unit, newest: CommitRecord | None, force: bool
+    ) -> bool:
+        ahead = newest is not None and self._store_is_ahead(root, local, newest)
+        if ahead and newest:
+            if force or self._settings.resume_from == "newest":
+                self._say(f"syncd: the store is ahead of {local.path}: taking {newest.checkpoint}")
+                return False
+            self._say(
+                f"syncd: WARNING: the store is AHEAD: {newest.checkpoint} (commit {newest.seq} of "
+                f"{newest.committed_at}) is not on this disk"
+            )
+            self._say(
+                f"syncd: going on from the local {local.path}; set RESUME_FROM=newest, or run "
+                "python -m syncd restore --force, to take the store's"
+            )
+            return True
+        if force:
+            return False
+        self._say(f"syncd: {local.path} is on disk already; going on from it")
+        return True
+
+    def _store_is_ahead(self, root: Path, local: Unit, newest: CommitRecord) -> bool:
+        """Whether the newest commit holds something that this disk does not."""
+        place = root / newest.checkpoint
+        same = all(
+            (place / entry.path if entry.path else place).is_file()
+            and (place / entry.path if entry.path else place).stat().st_size == entry.size
+            for entry in newest.files
+        )
+        if not same:
+            committed_local = newest.checkpoint == local.path
+            mtime = max((entry.mtime_ns for entry in newest.files), default=0)
+            # a local checkpoint that was written after the newest commit is not behind it
+            return not committed_local and mtime > local.written[0]
+        return False
+
+    def _clear(self, root: Path) -> None:
+        with suppress(AlreadyRunning, OSError), lock_state(self._settings.state_dir):
+            clear_staging(root)
+
+    # -- the journal of this machine
+
+    def _remember(
+        self, root: Path, commits: list[CommitRecord | Corrupt], results: list[Restored]
+    ) -> None:
+        """Seed the journal, so that nothing that was just brought here goes up again."""
+        if root.absolute() != self._settings.checkpoint_dir.absolute():
+            return
+        try:
+            with lock_state(self._settings.state_dir):
+                journal = open_journal(self._settings)
+                try:
+                    self._seed(journal, root, commits, results)
+                finally:
+                    journal.close()
+        except (AlreadyRunning, OSError):
+            return  # the daemon that runs here looks for itself
+
+    def _seed(
+        self,
+        journal: Journal,
+        root: Path,
+        commits: list[CommitRecord | Corrupt],
+        results: list[Restored],
+    ) -> None:
+        tree = scan(root, self._settings.exclude)
+        on_disk = {unit.path: unit for unit in units(tree)} if tree else {}
+        known = journal.known_commits()
+        for commit in reversed(commits):
+            if isinstance(commit, CommitRecord) and commit.seq not in known:
+                journal.add_commit(commit)
+        for result in results:
+            for record in (result.record, *result.companions):
+                unit = on_disk.get(record.checkpoint) if record else None
+                if record is None or unit is None:
+                    continue
+                digests = {entry.path: entry.sha256 for entry in record.files}
+                journal.add_digests(
+                    (unit.below(path), stat.text(), digests[path])
+                    for path, stat in unit.files
+                    if path in digests
+                )
+                if digests.keys() == {path for path, _ in unit.files}:
+                    journal.mark_safe(unit.path, unit.signature, record.seq)
+
+    # -- a bucket without commits
+
+    def _without_commits(self, root: Path, force: bool) -> int:
+        unproven = UnprovenRestorer(self._transfer.store, self._layout, self._transfer.files)
+        objects = unproven.find()
+        if not objects:
+            self._say("syncd: the store is empty: nothing to restore, a new training can start")
+            return _OK
+        local = self._local(root)
+        if local and not force:
+            self._say(f"syncd: {local.path} is on disk already; going on from it")
+            return _OK
+        self._clear(root)
+        result = unproven.restore(objects, root)
+        for path in result.restored:
+            self._say(
+                f"syncd: restored {path}, UNPROVEN: it was put into the bucket without a commit"
+            )
+        for words in result.refused:
+            self._say(f"syncd: refused {words}")
+        if result.restored:
+            self._say("syncd: the formats were checked; the first flush commits what is on disk")
+        return _OK if result.restored else _NOT_INTACT
+
+
+def _is(commit: CommitRecord | Corrupt, at: str) -> bool:
+    if isinstance(commit, Corrupt):
+        return False
+    if at.startswith("#"):
+        return str(commit.seq) == at[1:]
+    return commit.checkpoint == at.strip("/") or commit.checkpoint.endswith(f"/{at.strip('/')}")

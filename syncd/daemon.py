@@ -1,0 +1,307 @@
+"""The life of the daemon: start, watch, commit, survive everything, flush, end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from syncd.clock import Clock, SystemClock
+from syncd.config import Environment, load_settings
+from syncd.control import Application, Servers
+from syncd.engine import Engine, FlushReport, lower_priority, new_writer, open_journal
+from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
+from syncd.health import Health
+from syncd.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+_LOOK_WITH_EVENTS = 5.0
+_LOOK_WITHOUT_EVENTS = 1.0
+"""Seconds between scans at least, while events come and while there are none."""
+
+_OPERATOR_POLL = 1.0
+"""Seconds between looks whether a person has changed the settings."""
+
+_OPERATOR_RETRY = 30.0
+"""Longest time, in seconds, after which refused credentials are tried again unchanged."""
+
+
+class AlreadyRunning(Exception):
+    """Another daemon works with this state directory."""
+
+
+def lock_state(state_dir: Path) -> IO[str]:
+    """Hold this state directory for this process; AlreadyRunning if another one does.
+
+    OSError if the directory cannot be made or written.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    file = (state_dir / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise AlreadyRunning(
+            f"syncd is running already with {state_dir} (process {holder})"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+class Daemon:
+    """One life of the daemon."""
+
+    def __init__(self, environment: Environment, clock: Clock | None = None) -> None:
+        self._environment = environment
+        self._settings = load_settings(environment)
+        self._clock = clock or SystemClock()
+        self._writer = new_writer()
+        self._health = Health(self._clock, self._writer)
+        self._abort = threading.Event()
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._reconnect = threading.Event()
+        self._ended = threading.Event()
+        self._deadline: float | None = None
+        self._flushes: queue.SimpleQueue[Callable[[dict[str, Any]], None]] = queue.SimpleQueue()
+        self._report: FlushReport | None = None
+        settings = self._settings
+        self._watchers = [Watcher(settings.checkpoint_dir, self._wake)]
+        self._engine: Engine | None = None
+
+    # -- the main thread
+
+    def run(self) -> int:
+        """Live until a signal; 0 when everything complete was safe at the end."""
+        try:
+            lock = lock_state(self._settings.state_dir)
+        except AlreadyRunning as error:
+            log.error("%s", error)
+            return 1
+        except OSError as error:
+            raise SettingsError(
+                [f"SYNCD_STATE_DIR: {self._settings.state_dir} cannot be used: {error.strerror}"]
+            ) from None
+        with lock:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            # leases are given back before anybody could be told to
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            lower_priority()
+            self._serve()
+            threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
+            threading.Thread(target=self._ship_logs, name="logs", daemon=True).start()
+            while not self._stopping.wait(3600):
+                pass
+            return self._await_end()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._stopping.is_set():
+            os._exit(1)  # the second signal: at once
+        self._deadline = self._clock.monotonic() + self._settings.shutdown_grace
+        self._stopping.set()
+        self._wake.set()
+        del number
+
+    def _await_end(self) -> int:
+        grace = self._settings.shutdown_grace
+        log.info("stopping: flushing for up to %.0f s", grace)
+        left = (self._deadline or 0.0) - self._clock.monotonic()
+        ended = self._ended.wait(max(0.0, left) + 0.2)
+        self._abort.set()
+        report = self._report
+        if not self._settings.copies:
+            return 0
+        if not ended or report is None:
+            log.error("the time for flushing is over; not everything is safe")
+            return 1
+        for name, reason in report.failed:
+            log.error("not safe: %s: %s", name, reason)
+        if report.safe:
+            log.info("everything complete is safe")
+        return 0 if report.safe else 1
+
+    def _serve(self) -> None:
+        servers = Servers()
+        try:
+            servers.listen_socket(
+                Application(self._health, self._ask_flush), self._settings.state_dir
+            )
+        except OSError as error:
+            log.warning("no control socket: %s", error)
+        if self._settings.http:
+            servers.listen_http(Application(self._health), *self._settings.http)
+
+    def _ask_flush(self, done: Callable[[dict[str, Any]], None]) -> None:
+        self._flushes.put(done)
+        self._wake.set()
+
+    # -- the thread of the checkpoints
+
+    def _work(self) -> None:
+        settings = self._settings
+        try:
+            if not settings.copies:
+                self._idle()
+                return
+            journal = open_journal(settings)
+            self._engine = Engine(
+                settings,
+                journal,
+                self._health,
+                self._clock,
+                self._abort,
+                lambda: self._deadline,
+                self._writer,
+            )
+            while not self._stopping.is_set():
+                self._guarded(self._engine)
+            self._last_flush(self._engine)
+        finally:
+            self._ended.set()
+
+    def _idle(self) -> None:
+        """``local`` without a bucket: nothing is copied, and that is said once."""
+        log.warning(
+            "CLOUD_PROVIDER=local without CLOUD_BUCKET: nothing is copied anywhere. Set "
+            "CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure"
+        )
+        while not self._stopping.is_set():
+            self._answer_flushes({"safe": True, "committed": 0, "failed": {}, "nothing": True})
+            self._wake.wait(3600)
+            self._wake.clear()
+
+    def _guarded(self, engine: Engine) -> None:
+        """Work until something is wrong with the store, and wait until that may have gone."""
+        try:
+            self._connect(engine)
+            self._loop(engine)
+        except Fenced as error:
+            self._health.red("fenced", error)
+            log.error("%s; copying has stopped", error.explain())
+            self._hold(engine, error, forever=True)
+        except NeedsOperator as error:
+            if self._health.red("store", error):
+                log.error("%s", error.explain())
+            self._hold(engine, error)
+        except Transient as error:
+            log.warning("%s", error.explain())
+            self._hold(engine, error)
+        except Exception as error:
+            log.exception("unexpected failure; starting over")
+            self._health.red("internal", f"{type(error).__name__}: {error}", "please report it")
+            self._hold(engine, None)
+
+    def _connect(self, engine: Engine) -> None:
+        engine.pipeline.look()
+        try:
+            settings = load_settings(self._environment)
+        except SettingsError as error:
+            raise NeedsOperator(
+                error.message, hint="mend the environment file; it is read again by itself"
+            ) from None
+        engine.connect(settings)
+        for code in ("store", "internal"):
+            if self._health.green(code):
+                log.info("the store works again")
+        log.info("copying %s to %s", settings.checkpoint_dir, self._health.store)
+
+    def _loop(self, engine: Engine) -> None:
+        while not self._stopping.is_set() and not self._reconnect.is_set():
+            for watcher in self._watchers:
+                watcher.ensure()
+            problems = [watcher.problem for watcher in self._watchers if watcher.problem]
+            self._health.watching = problems[0] if problems else "events and scans"
+            self._wake.clear()
+            look = engine.step(self._stopping.is_set)
+            self._flush_if_asked(engine)
+            shortest = _LOOK_WITHOUT_EVENTS if problems else _LOOK_WITH_EVENTS
+            interval = look.next_interval(shortest)
+            if not look.pending:
+                self._clock.wait(self._wake, interval)
+            # events come in swarms: one look for all that come while a scan would take
+            self._clock.wait(self._stopping, min(look.cost, 1.0))
+        self._reconnect.clear()
+
+    def _hold(self, engine: Engine, error: StoreError | None, forever: bool = False) -> None:
+        """Wait for a person: try again when the settings change, and now and then unchanged."""
+        engine.disconnect()
+        before = self._environment.read()
+        until = self._clock.monotonic() + _OPERATOR_RETRY
+        reason = error.explain() if error else "the daemon met an unexpected failure"
+        while not self._stopping.is_set():
+            look = engine.pipeline.look()
+            failed = {unit.path: reason for unit, _ in look.pending} or {"the store": reason}
+            self._answer_flushes({"safe": False, "committed": 0, "failed": failed})
+            self._wake.clear()
+            self._clock.wait(self._stopping, _OPERATOR_POLL)
+            changed = self._environment.read() != before
+            if changed or (not forever and self._clock.monotonic() > until):
+                return
+
+    def _answer_flushes(self, report: dict[str, Any]) -> None:
+        while not self._flushes.empty():
+            self._flushes.get()(report)
+
+    def _flush_if_asked(self, engine: Engine) -> None:
+        waiting = []
+        while not self._flushes.empty():
+            waiting.append(self._flushes.get())
+        if not waiting:
+            return
+        report = as_document(engine.flush(self._stopping.is_set))
+        for done in waiting:
+            done(report)
+
+    def _last_flush(self, engine: Engine) -> None:
+        def over() -> bool:
+            return self._clock.monotonic() >= (self._deadline or 0.0)
+
+        if self._health.reasons("fenced"):
+            self._report = FlushReport(0, 0, (("the store", "another machine took over"),), ())
+            return
+        with contextlib.suppress(StoreError):
+            if engine.publisher is None:
+                self._connect(engine)
+        self._report = engine.flush(over)
+        self._answer_flushes(as_document(self._report))
+
+    # -- the thread of the logs
+
+    def _ship_logs(self) -> None:
+        while not self._clock.wait(self._stopping, self._settings.log_interval):
+            engine = self._engine
+            transfer = engine.transfer if engine else None
+            if engine is None or transfer is None or engine.publisher is None:
+                continue
+            try:
+                engine.logs.ship(transfer, self._stopping.is_set)
+            except NeedsOperator as error:
+                self._health.red("store", error)
+                self._reconnect.set()
+                self._wake.set()
+            except Exception as error:  # noqa: BLE001 - logs are sent again at the next turn
+                log.warning("logs wait: %s", error)
+
+
+def as_document(report: FlushReport) -> dict[str, Any]:
+    """A flush report as JSON."""
+    return {
+        "safe": report.safe,
+        "committed": report.committed,
+        "logs": report.logs,
+        "failed": dict(report.failed),
+        "incomplete": {item.path: item.reason for item in report.incomplete},
+    }

@@ -1,0 +1,344 @@
+"""What the commands do that a person types: flush, restore, status, list, verify, prune."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from syncd.clock import SystemClock
+from syncd.comeback import Comeback
+from syncd.config import Settings
+from syncd.control import Client
+from syncd.daemon import AlreadyRunning, as_document, lock_state
+from syncd.engine import Engine, open_journal, open_resilient
+from syncd.errors import Corrupt, StoreError
+from syncd.health import Health
+from syncd.records import CommitRecord, Layout
+from syncd.restore import Restorer
+from syncd.retention import Retention
+from syncd.transfer import RateLimit, Transfer
+
+_OK, _NOT_SAFE, _NOT_INTACT, _NO_DAEMON = 0, 1, 3, 4
+_TICK = 0.1
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(words: str) -> Iterator[tuple[Progress, Any]]:
+    """A progress bar of bytes, on a terminal only."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=_err,
+        disable=not _err.is_terminal,
+        transient=True,
+    )
+    with progress:
+        yield progress, progress.add_task(words, total=None)
+
+
+# -- flush
+
+
+def once(settings: Settings, timeout: float, as_json: bool) -> int:
+    """Commit all that is complete: through the running daemon, or in its stead."""
+    if not settings.copies:
+        _err.print("syncd: nothing to do: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing")
+        return _OK
+    report = _once_by_daemon(settings, timeout)
+    if report is None:
+        try:
+            with lock_state(settings.state_dir):
+                report = _once_here(settings, timeout)
+        except AlreadyRunning:
+            report = _once_by_daemon(settings, timeout, patient=True)
+            if report is None:
+                report = {
+                    "safe": False,
+                    "failed": {"the daemon": "it is running but not answering"},
+                }
+        except OSError as error:
+            _err.print(f"syncd: SYNCD_STATE_DIR {settings.state_dir}: {error.strerror}")
+            return 2
+    if as_json:
+        print(json.dumps(report))  # noqa: T201 - the answer itself
+    else:
+        _tell(report)
+    # a transfer that hangs in a dead network must not hold the process at its end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_OK if report["safe"] else _NOT_SAFE)
+
+
+def _tell(report: dict[str, Any]) -> None:
+    for path, reason in report.get("incomplete", {}).items():
+        _err.print(f"syncd: not complete, not sent: {path}: {reason}", markup=False)
+    for path, reason in report["failed"].items():
+        _err.print(f"syncd: NOT SAFE: {path}: {reason}", markup=False)
+    if report["safe"]:
+        count, logs = report.get("committed", 0), report.get("logs", 0)
+        _err.print(f"syncd: all safe: {count} checkpoints committed now, {logs} logs sent")
+
+
+def _once_by_daemon(
+    settings: Settings, timeout: float, patient: bool = False
+) -> dict[str, Any] | None:
+    client = Client(settings.state_dir)
+    asked = client.ask("/flush", "POST")
+    tries = 0
+    while asked is None and patient and tries < 100:
+        time.sleep(_TICK)
+        asked, tries = client.ask("/flush", "POST"), tries + 1
+    if asked is None:
+        return None
+    quiet_since, seen = time.monotonic(), None
+    with _bar("flushing") as (progress, task):
+        while True:
+            answer = client.ask(f"/flush/{asked['id']}")
+            if answer is None:
+                return {"safe": False, "failed": {"the daemon": "it ended during the flush"}}
+            if answer["done"]:
+                report: dict[str, Any] = answer["report"]
+                return report
+            state = client.ask("/status") or {}
+            active = state.get("active", {"bytes": 0, "total": 0})
+            progress.update(task, completed=active["bytes"], total=active["total"] or None)
+            if state.get("sent_bytes") != seen:
+                quiet_since, seen = time.monotonic(), state.get("sent_bytes")
+            if time.monotonic() - quiet_since > timeout:
+                failed = {r["code"]: r["message"] for r in state.get("reasons", [])}
+                failed = failed or {"the store": f"no progress for {timeout:.0f} s"}
+                return {"safe": False, "failed": failed}
+            time.sleep(_TICK)
+
+
+def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
+    clock = SystemClock()
+    health = Health(clock)
+    journal = open_journal(settings)
+    began = clock.monotonic()
+
+    def deadline() -> float:
+        return max(began, health.last_progress()) + timeout
+
+    engine = Engine(settings, journal, health, clock, threading.Event(), deadline)
+    result: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            engine.connect(settings)
+            report = engine.flush(lambda: clock.monotonic() > deadline())
+            engine.retain()
+            result.update(as_document(report))
+        except StoreError as error:
+            result.update({"safe": False, "failed": {"the store": error.explain()}})
+
+    thread = threading.Thread(target=work, name="flush", daemon=True)
+    thread.start()
+    with _bar("flushing") as (progress, task):
+        while thread.is_alive():
+            active = health.snapshot()["active"]
+            progress.update(task, completed=active["bytes"], total=active["total"] or None)
+            thread.join(_TICK)
+    return result or {"safe": False, "failed": {"syncd": "failed; see the message above"}}
+
+
+# -- commands that only read the store
+
+
+@contextmanager
+def _reading(settings: Settings, retry_for: float = 60.0) -> Iterator[tuple[Restorer, Transfer]]:
+    clock, abort = SystemClock(), threading.Event()
+    until = clock.monotonic() + retry_for
+    store = open_resilient(settings, clock, abort, lambda: until)
+    transfer = Transfer(store, settings.concurrency, RateLimit(None, clock, abort))
+    try:
+        yield Restorer(store, Layout(settings.cloud_prefix), transfer.files), transfer
+    finally:
+        transfer.close()
+        store.close()
+
+
+def list_commits(settings: Settings, as_json: bool) -> int:
+    """Print every commit, newest first."""
+    with _reading(settings) as (restorer, _):
+        commits = restorer.commits()
+    if as_json:
+        rows = [_as_row(commit) for commit in commits]
+        print(json.dumps(rows))  # noqa: T201 - the answer itself
+        return _OK
+    if not commits:
+        _out.print(f"no commits under {settings.cloud_prefix}/ in {settings.cloud_bucket}")
+        return _OK
+    table = Table("seq", "checkpoint", "committed at", "files", "MB", "profile", box=None)
+    for commit in commits:
+        if isinstance(commit, Corrupt):
+            table.add_row("?", commit.message, "", "", "", "broken")
+            continue
+        table.add_row(
+            str(commit.seq),
+            commit.checkpoint,
+            commit.committed_at,
+            str(len(commit.files)),
+            f"{commit.size / 1e6:.1f}",
+            commit.profile,
+        )
+    _out.print(table)
+    return _OK
+
+
+def _as_row(commit: CommitRecord | Corrupt) -> dict[str, Any]:
+    if isinstance(commit, Corrupt):
+        return {"broken": commit.message}
+    return {
+        "seq": commit.seq,
+        "checkpoint": commit.checkpoint,
+        "committed_at": commit.committed_at,
+        "writer": commit.writer,
+        "profile": commit.profile,
+        "files": len(commit.files),
+        "bytes": commit.size,
+    }
+
+
+def verify(settings: Settings, as_json: bool) -> int:
+    """Prove every commit."""
+    good: list[str] = []
+    bad: dict[str, str] = {}
+    with _reading(settings) as (restorer, _), _bar("verifying") as (progress, task):
+        commits = restorer.commits()
+        sound = [commit for commit in commits if isinstance(commit, CommitRecord)]
+        bad.update(
+            {f"record {n}": c.message for n, c in enumerate(commits) if isinstance(c, Corrupt)}
+        )
+        progress.update(task, total=sum(commit.size for commit in sound))
+        for commit in sound:
+            name = f"{commit.checkpoint} (commit {commit.seq})"
+            try:
+                restorer.verify(commit)
+            except Corrupt as error:
+                bad[name] = error.message
+            else:
+                good.append(name)
+            progress.advance(task, commit.size)
+    if as_json:
+        print(json.dumps({"intact": good, "broken": bad}))  # noqa: T201 - the answer itself
+    else:
+        for name, reason in bad.items():
+            _out.print(f"BROKEN  {name}: {reason}", markup=False)
+        _out.print(f"{len(good)} commits intact, {len(bad)} broken")
+    return _NOT_INTACT if bad else _OK
+
+
+def prune(settings: Settings, dry_run: bool, keep: int | None) -> int:
+    """Retention now."""
+    clock, abort = SystemClock(), threading.Event()
+    until = clock.monotonic() + 60.0
+    store = open_resilient(settings, clock, abort, lambda: until)
+    retention = Retention(store, Layout(settings.cloud_prefix), clock)
+    pruned = retention.prune(keep or settings.keep_last, dry_run)
+    verb = "would delete" if dry_run else "deleted"
+    for record in pruned.commits:
+        _out.print(f"{verb} commit {record.seq}: {record.checkpoint}", markup=False)
+    _out.print(
+        f"{verb} {len(pruned.commits)} commits, {len(pruned.objects)} objects, "
+        f"{len(pruned.uploads)} unfinished uploads"
+    )
+    return _OK
+
+
+# -- restore
+
+
+def restore(
+    settings: Settings,
+    to: Path | None,
+    at: str | None,
+    everything: bool,
+    force: bool,
+    retry_for: float,
+) -> int:
+    """Bring back what the table of the README says."""
+    if not settings.copies:
+        _err.print("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
+        return _OK
+    with _reading(settings, retry_for) as (restorer, transfer):
+        comeback = Comeback(
+            settings, restorer, transfer, lambda text: _err.print(text, markup=False)
+        )
+        return comeback.run(to, at, everything, force)
+
+
+# -- status
+
+
+def status(settings: Settings, as_json: bool) -> int:
+    """What the running daemon says of itself."""
+    state = Client(settings.state_dir).ask("/status")
+    if state is None:
+        if as_json:
+            print(json.dumps({"running": False}))  # noqa: T201 - the answer itself
+        else:
+            _out.print(f"no daemon is running with {settings.state_dir}; start: python -m syncd")
+        return _NO_DAEMON
+    if as_json:
+        print(json.dumps({"running": True, **state}))  # noqa: T201 - the answer itself
+    else:
+        _print_status(state)
+    return _OK if state["healthy"] else _NOT_SAFE
+
+
+def _print_status(state: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    healthy = "[green]healthy[/]" if state["healthy"] else "[red]needs attention[/]"
+    table.add_row("state", healthy)
+    table.add_row("store", state["store"] or "none yet")
+    point = state["recovery_point"]
+    table.add_row(
+        "recovery point",
+        f"{point['checkpoint']}, {_age(point['age_seconds'])} old (commit {point['seq']}, "
+        f"{point['bytes'] / 1e6:.1f} MB)"
+        if point
+        else "none yet: nothing is safe",
+    )
+    waiting = f"{len(state['backlog'])} checkpoints, {state['backlog_bytes'] / 1e6:.1f} MB"
+    table.add_row("backlog", waiting)
+    table.add_row("throughput", f"{state['throughput_bytes_per_second'] / 1e6:.1f} MB/s")
+    table.add_row("watching", state["watching"] or "not yet")
+    for item in state["incomplete"]:
+        table.add_row("not complete", f"{item['path']}: {item['reason']}")
+    for reason in state["reasons"]:
+        table.add_row("[red]problem[/]", reason["message"])
+        if reason["hint"]:
+            table.add_row("remedy", reason["hint"])
+    _out.print(table)
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

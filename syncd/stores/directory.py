@@ -1,0 +1,372 @@
+"""A directory as a store: a mounted volume, a network share, the demo's bucket.
+
+Every object is a file under its own name. It is written aside, made durable, and takes its name
+by a link (only if absent) or a rename, so that no reader ever sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from syncd.errors import (
+    Conflict,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    StoreError,
+    Transient,
+)
+from syncd.stores.base import (
+    Buffer,
+    Capabilities,
+    Condition,
+    IfAbsent,
+    IfVersion,
+    ObjectInfo,
+    PendingUpload,
+)
+
+_CHUNK = 1024 * 1024
+_ASIDE = ".syncd-tmp"
+"""Folder inside the store for objects that are not whole yet; never listed."""
+
+_OPERATOR = {
+    errno.ENOSPC: "free some space on it, or set SYNCD_KEEP_LAST",
+    errno.EDQUOT: "raise the quota, or set SYNCD_KEEP_LAST",
+    errno.EACCES: "give this user write permission there",
+    errno.EPERM: "give this user write permission there",
+    errno.EROFS: "mount it writable",
+    errno.ENOTDIR: "CLOUD_BUCKET must be a directory",
+}
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+def _translate(error: OSError, key: str) -> StoreError:
+    number = error.errno or 0
+    words = f"{key}: {error.strerror}"
+    if number in (errno.ENOENT,):
+        return NotFound(f"there is no {key}")
+    if number in (errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ENOTEMPTY):
+        return Permanent(words, hint="shorten or change the name of the file")
+    if number in _OPERATOR:
+        return NeedsOperator(words, hint=_OPERATOR[number])
+    return Transient(words, hint="is the volume still mounted?")
+
+
+class DirectoryStore:
+    """Objects as files below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        """No look at the directory is taken before the first request."""
+        self._root = root.absolute()
+        self.name = f"file://{self._root}"
+        self.capabilities = Capabilities(
+            conditional_copy=True, min_part_size=1, max_part_size=1 << 40, max_parts=1 << 30
+        )
+        self._swap = threading.Lock()
+
+    # -- paths
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in key or parts[0] == _ASIDE:
+            raise Permanent(f"{key!r} cannot be the name of a file")
+        return self._root / key
+
+    def _aside(self) -> Path:
+        """A fresh path for an object that is not whole yet."""
+        folder = self._root / _ASIDE
+        if not folder.is_dir():
+            if not self._root.parent.is_dir():
+                raise NeedsOperator(
+                    f"the directory {self._root} does not exist",
+                    hint="mount the volume, or correct CLOUD_BUCKET",
+                )
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _translate(error, str(self._root)) from error
+        return folder / secrets.token_hex(8)
+
+    def _info(self, key: str, stat: os.stat_result) -> ObjectInfo:
+        version = f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}"
+        return ObjectInfo(key, stat.st_size, version, stat.st_mtime)
+
+    # -- writing
+
+    def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
+        """See ObjectStore."""
+        target, aside = self._path(key), self._aside()
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return self.settle(aside, target, key, condition)
+        except OSError as error:
+            raise _translate(error, key) from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def settle(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
+        """Give a whole object its name."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise Permanent(
+                f"{key}: a part of this name is an object already",
+                hint="a directory cannot hold both 'p' and 'p/q'",
+            ) from None
+        if target.is_dir():
+            raise Permanent(f"{key}: other objects lie below this name")
+        if isinstance(condition, IfAbsent):
+            self._link(aside, target, key)
+        elif isinstance(condition, IfVersion):
+            with self._swapping():
+                try:
+                    current = self._info(key, target.stat()).version
+                except FileNotFoundError:
+                    current = ""
+                if current != condition.version:
+                    raise Conflict(f"{key} is another version by now")
+                aside.replace(target)
+        else:
+            aside.replace(target)
+        _sync(target.parent)
+        return self._info(key, target.stat())
+
+    @staticmethod
+    def _link(aside: Path, target: Path, key: str) -> None:
+        try:
+            target.hardlink_to(aside)
+        except FileExistsError:
+            raise Conflict(f"{key} exists already") from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:  # no hard links here: the name is taken first, and filled by the rename
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                raise Conflict(f"{key} exists already") from None
+            aside.replace(target)
+
+    @contextlib.contextmanager
+    def _swapping(self) -> Iterator[None]:
+        """Compare and swap is a read and a write: nobody may come between."""
+        with self._swap, (self._root / _ASIDE / "swap.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def start_upload(self, key: str, size: int) -> _DirectoryUpload:
+        """See ObjectStore."""
+        target, aside = self._path(key), self._aside()
+        try:
+            return _DirectoryUpload(self, key, aside, target, size)
+        except OSError as error:
+            raise _translate(error, key) from error
+
+    # -- reading
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, version: str | None = None
+    ) -> Iterator[bytes]:
+        """See ObjectStore."""
+        path = self._path(key)
+        try:
+            with path.open("rb") as file:
+                before = self._info(key, os.fstat(file.fileno()))
+                if version not in (None, before.version):
+                    raise Conflict(f"{key} is another version by now")
+                end = before.size if length is None else min(before.size, start + length)
+                file.seek(start)
+                left = max(0, end - start)
+                while left:
+                    chunk = file.read(min(_CHUNK, left))
+                    if not chunk:
+                        raise Transient(f"{key} ended before its length")
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise self._missing(key) or _translate(error, key) from error
+
+    def _missing(self, key: str) -> StoreError | None:
+        """Tell a missing directory from a missing object in it."""
+        if not self._root.is_dir() and not self._root.parent.is_dir():
+            return NeedsOperator(
+                f"the directory {self._root} does not exist",
+                hint="mount the volume, or correct CLOUD_BUCKET",
+            )
+        return NotFound(f"there is no {key}") if not self._path(key).is_file() else None
+
+    def head(self, key: str) -> ObjectInfo:
+        """See ObjectStore."""
+        path = self._path(key)
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise self._missing(key) or _translate(error, key) from error
+        if path.is_dir():
+            raise NotFound(f"there is no {key}")
+        return self._info(key, stat)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        folder = self._root / prefix.rpartition("/")[0]
+        if not self._root.is_dir():
+            if not self._root.parent.is_dir():
+                raise NeedsOperator(
+                    f"the directory {self._root} does not exist",
+                    hint="mount the volume, or correct CLOUD_BUCKET",
+                )
+            return
+        pending = [folder]
+        while pending:
+            try:
+                with os.scandir(pending.pop()) as entries:
+                    found = list(entries)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise _translate(error, prefix) from error
+            for entry in found:
+                key = Path(entry.path).relative_to(self._root).as_posix()
+                if key.split("/", 1)[0] == _ASIDE:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        if key.startswith(prefix) or prefix.startswith(f"{key}/"):
+                            pending.append(Path(entry.path))
+                    elif key.startswith(prefix):
+                        yield self._info(key, entry.stat())
+
+    # -- copying and deleting
+
+    def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
+        """See ObjectStore."""
+        aside = self._aside()
+        try:
+            shutil.copyfile(self._path(source), aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            return self.settle(aside, self._path(target), target, condition)
+        except OSError as error:
+            raise _translate(error, source) from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See ObjectStore. Folders that become empty go too."""
+        for key in keys:
+            path = self._path(key)
+            try:
+                path.unlink(missing_ok=True)
+            except (NotADirectoryError, IsADirectoryError):
+                continue
+            except OSError as error:
+                raise _translate(error, key) from error
+            for folder in path.parents:
+                if folder == self._root:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
+        """See ObjectStore: what was being written when a writer was killed."""
+        del prefix
+        folder = self._root / _ASIDE
+        if folder.is_dir():
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if path.name != "swap.lock":
+                        yield PendingUpload("?", path.name, path.stat().st_mtime)
+
+    def discard_upload(self, upload: PendingUpload) -> None:
+        """See ObjectStore."""
+        (self._root / _ASIDE / Path(upload.id).name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """See ObjectStore: nothing is held."""
+
+
+class _DirectoryUpload:
+    """A large file, written in any order."""
+
+    def __init__(
+        self, store: DirectoryStore, key: str, aside: Path, target: Path, size: int
+    ) -> None:
+        self.key = key
+        self.id = aside.name
+        self._store = store
+        self._aside = aside
+        self._target = target
+        self._fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        self._size = size
+        self._part = 0
+        self._lengths: dict[int, int] = {}
+        self._early: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+
+    def send(self, number: int, data: Buffer) -> None:
+        """See Upload. All parts but the last have the length of the first one."""
+        with self._lock:
+            if number == 1:
+                self._part = len(data)
+            elif not self._part:
+                self._early[number] = bytes(data)  # its place is known once part 1 is
+                return
+            ready = {number: data, **(self._early if number == 1 else {})}
+            if number == 1:
+                self._early = {}
+        for place, content in ready.items():
+            self._write(place, content)
+
+    def _write(self, number: int, data: Buffer) -> None:
+        view, offset = memoryview(data), (number - 1) * self._part
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise _translate(error, self.key) from error
+        self._lengths[number] = len(data)
+
+    def finish(self, condition: Condition = None) -> ObjectInfo:
+        """See Upload."""
+        if sum(self._lengths.values()) != self._size:
+            raise Permanent(f"{self.key}: parts are missing or too many")
+        try:
+            os.fsync(self._fd)
+            return self._store.settle(self._aside, self._target, self.key, condition)
+        except OSError as error:
+            raise _translate(error, self.key) from error
+        finally:
+            self._close()
+
+    def abort(self) -> None:
+        """See Upload."""
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        self._fd = -1
+        with contextlib.suppress(OSError):
+            self._aside.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,239 @@
+"""Retries around a store: visible, bounded by a deadline or not at all, and one at a time.
+
+Transient failures are tried again with exponential back-off and full jitter for as long as it
+takes. While a store is down, its circuit is open: one request probes it, the others wait for
+the outcome, so that an outage costs a probe now and then and no stampede.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+from tenacity.wait import wait_base, wait_random_exponential
+
+from syncd.clock import Clock
+from syncd.errors import Transient
+from syncd.stores.base import (
+    Buffer,
+    Condition,
+    ObjectInfo,
+    ObjectStore,
+    PendingUpload,
+    Upload,
+)
+
+_T = TypeVar("_T")
+
+_FIRST, _LONGEST = 0.5, 60.0
+"""Seconds: the back-off is drawn from nothing to this, doubling at each failure."""
+
+_OPEN_AFTER = 5
+"""Failures in a row, of all threads together, that open the circuit."""
+
+
+@dataclass
+class Circuit:
+    """How the store has been answering; ``since`` is None while it answers."""
+
+    failures: int = 0
+    since: float | None = None
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the store counts as down."""
+        return self.failures >= _OPEN_AFTER
+
+
+class _Wait(wait_base):
+    """Full jitter, or the pause that the store asked for."""
+
+    def __init__(self) -> None:
+        self._backoff = wait_random_exponential(multiplier=_FIRST, max=_LONGEST)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        wait = self._backoff(retry_state)
+        asked = error.retry_after if isinstance(error, Transient) else None
+        return max(wait, min(asked, _LONGEST)) if asked is not None else wait
+
+
+class Resilient:
+    """An ObjectStore that goes on trying.
+
+    ``deadline`` tells the time on the monotonic clock after which the last failure is raised;
+    None: there is none. ``abort`` ends every wait at once. ``on_change`` hears of each failure
+    and of the first success after it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        clock: Clock,
+        abort: threading.Event,
+        deadline: Callable[[], float | None] = lambda: None,
+        on_change: Callable[[Circuit], None] = lambda _circuit: None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._abort = abort
+        self._deadline = deadline
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
+        self.circuit = Circuit()
+        self.name = store.name
+        self.capabilities = store.capabilities
+
+    # -- the verbs
+
+    def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
+        """See ObjectStore. After a lost acknowledgement IfAbsent ends in Conflict."""
+        return self._try(lambda: self._store.put(key, data, condition))
+
+    def start_upload(self, key: str, size: int) -> Upload:
+        """See ObjectStore; the upload's requests are retried like all others."""
+        return _ResilientUpload(self._try(lambda: self._store.start_upload(key, size)), self._try)
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, version: str | None = None
+    ) -> Iterator[bytes]:
+        """See ObjectStore; a reading that breaks off goes on where it was, in the same object."""
+        done = 0
+        if version is None:
+            version = self.head(key).version
+        while length is None or done < length:
+            left = None if length is None else length - done
+            chunks = self._store.read(key, start + done, left, version)
+            try:
+                while True:
+                    chunk = next(chunks, None)
+                    if chunk is None:
+                        self._succeeded()
+                        return
+                    done += len(chunk)
+                    yield chunk
+            except Transient as error:
+                self._failed(error)
+                self._wait_or_raise(error)
+        return
+
+    def head(self, key: str) -> ObjectInfo:
+        """See ObjectStore."""
+        return self._try(lambda: self._store.head(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore; a listing that breaks off starts anew."""
+        return iter(self._try(lambda: [*self._store.list(prefix)]))
+
+    def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
+        """See ObjectStore."""
+        return self._try(lambda: self._store.copy(source, target, condition))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See ObjectStore."""
+        wanted = list(keys)
+        self._try(lambda: self._store.delete(wanted))
+
+    def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
+        """See ObjectStore."""
+        return iter(self._try(lambda: [*self._store.pending_uploads(prefix)]))
+
+    def discard_upload(self, upload: PendingUpload) -> None:
+        """See ObjectStore."""
+        self._try(lambda: self._store.discard_upload(upload))
+
+    def close(self) -> None:
+        """See ObjectStore."""
+        self._store.close()
+
+    # -- trying again
+
+    def _try(self, request: Callable[[], _T]) -> _T:
+        retrying = Retrying(
+            retry=retry_if_exception_type(Transient),
+            wait=_Wait(),
+            stop=lambda _state: self._over(),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return retrying(lambda: self._one_try(request))
+
+    def _one_try(self, request: Callable[[], _T]) -> _T:
+        if not self.circuit.open:
+            return self._observed(request)
+        with self._probing:  # one probe at a time; whoever comes next sees how it went
+            return self._observed(request)
+
+    def _observed(self, request: Callable[[], _T]) -> _T:
+        try:
+            result = request()
+        except Transient as error:
+            self._failed(error)
+            raise
+        except Exception:
+            self._succeeded()  # a refusal is an answer: the store is there
+            raise
+        self._succeeded()
+        return result
+
+    def _failed(self, error: Transient) -> None:
+        with self._lock:
+            circuit = self.circuit
+            circuit.failures += 1
+            circuit.since = circuit.since or self._clock.now()
+            circuit.message, circuit.hint = error.message, error.hint
+        self._on_change(circuit)
+
+    def _succeeded(self) -> None:
+        with self._lock:
+            if not self.circuit.failures:
+                return
+            self.circuit = circuit = Circuit()
+        self._on_change(circuit)
+
+    def _over(self) -> bool:
+        deadline = self._deadline()
+        late = deadline is not None and self._clock.monotonic() >= deadline
+        return late or self._abort.is_set()
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = self._deadline()
+        if deadline is not None:
+            seconds = min(seconds, max(0.0, deadline - self._clock.monotonic()))
+        self._clock.wait(self._abort, seconds)
+
+    def _wait_or_raise(self, error: Transient) -> None:
+        if self._over():
+            raise error
+        pause = min(_FIRST * 2 ** min(self.circuit.failures, 10), _LONGEST)
+        self._sleep(max(pause, error.retry_after or 0.0))
+
+
+class _ResilientUpload:
+    """The parts of one upload, each retried."""
+
+    def __init__(self, upload: Upload, attempt: Callable[[Callable[[], None]], None]) -> None:
+        self._upload = upload
+        self._attempt: Callable[..., object] = attempt
+        self.key = upload.key
+        self.id = upload.id
+
+    def send(self, number: int, data: Buffer) -> None:
+        """See Upload."""
+        self._attempt(lambda: self._upload.send(number, data))
+
+    def finish(self, condition: Condition = None) -> ObjectInfo:
+        """See Upload."""
+        info = self._attempt(lambda: self._upload.finish(condition))
+        assert isinstance(info, ObjectInfo)  # noqa: S101 - for the type checker
+        return info
+
+    def abort(self) -> None:
+        """See Upload. Tried once: what it leaves is found by pruning."""
+        self._upload.abort()
