@@ -82,7 +82,7 @@ class Keeper:
     def ended(self, code: int) -> None:
         """Decide what follows an exit code."""
         if code == 0:
-            self.finish(Outcome(0, "the trainer finished"))
+            self.finish(Outcome(code, "the trainer finished"))
         elif code == EXIT_REFUSED:
             self.give_up(code, "the trainer refused its settings or its data; its words are above")
         elif code == EXIT_STOPPED:
@@ -120,7 +120,7 @@ class Keeper:
     def finish(self, outcome: Outcome) -> None:
         """Flush, leave the outcome for the launcher, end the container."""
         self._run_dir.save_outcome(outcome)
-        say(f"{outcome.reason}: flushing what is not in the bucket yet")
+        say("flushing what is not in the bucket yet")
         safe = probe.flush(self._grace)
         if safe is None:
             say("syncd did not answer in time: the flush is not proven")

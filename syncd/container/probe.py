@@ -106,7 +106,7 @@ def flush(grace: float) -> bool | None:
 
 
 def shutdown_grace(environ: Mapping[str, str] = os.environ) -> float:
-    """Return SYNCD_SHUTDOWN_GRACE in seconds; syncd itself complains about one that is no number."""
+    """Return SYNCD_SHUTDOWN_GRACE in seconds; about one that is no number syncd complains."""
     try:
         return max(0.0, float(environ.get("SYNCD_SHUTDOWN_GRACE") or 60.0))
     except ValueError:

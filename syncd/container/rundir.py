@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 NOT_YET = (".*", "tmp*", "*.tmp", "*.partial", "*.part", "*.orbax-checkpoint-tmp*")
 
@@ -85,14 +86,14 @@ class RunDir:
         """Keep the count where a keeper that dies does not lose it."""
         self._save("tally.json", asdict(tally))
 
-    def _load(self, name: str) -> dict[str, object] | None:
+    def _load(self, name: str) -> dict[str, Any] | None:
         try:
             found = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
 
-    def _save(self, name: str, content: dict[str, object]) -> None:
+    def _save(self, name: str, content: dict[str, Any]) -> None:
         aside = self.path / f"{name}.new"
         aside.write_text(json.dumps(content))
         aside.replace(self.path / name)

@@ -21,15 +21,15 @@ def trainer_command(first_start: bool, arguments: str) -> list[str]:
     return [sys.executable, "-m", "trainer", *words]
 
 
-def main() -> int:
-    """Become the trainer; returns only when that cannot be."""
+def main() -> None:
+    """Become the trainer; an exit code comes from here only when that cannot be."""
     try:
         command = trainer_command(RunDir.of().first_start(), os.environ.get("TRAINER_ARGS", ""))
     except ValueError as error:
         sys.stderr.write(f"trainer: TRAINER_ARGS cannot be read: {error}\n")
-        return 2
-    os.execv(command[0], command)
+        sys.exit(2)
+    os.execv(command[0], command)  # noqa: S606 - our own command, as a list
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
