@@ -66,8 +66,8 @@ def prepare(config: Path, trainer_args: Sequence[str]) -> RunDir:
     run_dir.renew()
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     os.environ["PYTHONUNBUFFERED"] = "1"
-    if trainer_args:
-        os.environ["TRAINER_ARGS"] = shlex.join(trainer_args)
+    given = [shlex.join(trainer_args), os.environ.get("TRAINER_ARGS", "")]
+    os.environ["TRAINER_ARGS"] = " ".join(words for words in given if words)
     return run_dir
 
 

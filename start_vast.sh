@@ -1,0 +1,500 @@
+#!/usr/bin/env bash
+# The entrypoint: checks the machine, installs what is needed, restores, then runs trainer and
+# syncd under supervisord. Safe to run again: at every start of a container, or by hand.
+set -Eeuo pipefail
+
+readonly EXIT_USAGE=2 EXIT_PYTHON=10 EXIT_PACKAGES=11 EXIT_GPU=12 EXIT_DATA=13 EXIT_CORRUPT=14 \
+    EXIT_FOLDER=15 EXIT_UNEXPECTED=70
+readonly TORCH_VERSION=2.13.0
+
+usage() {
+    cat <<'HELP'
+usage: bash start_vast.sh [OPTIONS] [-- TRAINER OPTIONS]
+
+Checks GPU, driver, disk and settings, installs what is needed, brings the newest complete
+checkpoint back, then runs trainer and syncd until the training ends.
+
+  --demo         a small training with its own data, everything under demo/; run it again and it
+                 goes on; delete demo/checkpoints and it restores from demo/bucket
+  --resume       go on from the newest checkpoint: the one on this disk, else the bucket's
+  --data FILE    the market data to train on (or TRAINER_DATA)
+  --cpu          train without a GPU
+  --check        only prove that everything is ready, then end
+  --allow-new    with --resume: start a new training although nothing in the bucket is intact
+  --install A,B  only make the environment with these extras (s3, gcs, azure, trainer), then end
+  -h, --help     this text
+  -- ...         all that follows goes to the trainer: see python -m trainer --help
+
+Settings come from the environment, then from process 1 of the container (a shell opened by SSH
+does not have them), then from .env beside this script; .env.example explains each one.
+
+  VENV_DIR        the virtual environment; default .venv beside this script
+  PYTHON          the interpreter to make it with; default: the one that has torch, else any 3.10+
+
+exit codes:
+   0  the training finished; or it is running already (its status is printed)
+   2  unknown option, or settings that cannot be used
+  10  no usable Python 3.10 or newer
+  11  packages could not be installed
+  12  no usable GPU, or a driver too old for it
+  13  the data file is missing or empty
+  14  --resume, and nothing in the bucket is intact
+  15  a folder cannot be written
+  70  an unexpected failure; the line is named
+ 143  stopped from outside, after the last checkpoint was saved and flushed
+      any other code is the trainer's own
+HELP
+}
+
+say() { printf '%s\n' "start: $*"; }
+warn() { printf '%s\n' "start: WARNING: $*" >&2; }
+die() {
+    local code=$1
+    shift
+    printf '%s\n' "start: ERROR: $1" >&2
+    shift
+    local remedy
+    for remedy in "$@"; do printf '%s\n' "       $remedy" >&2; done
+    exit "$code"
+}
+trap 'printf "start: ERROR: unexpected failure in line %s\n" "$LINENO" >&2; exit '"$EXIT_UNEXPECTED" ERR
+# As process 1 a shell without a trap never hears SIGTERM.
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# -- options
+
+demo='' resume='' cpu='' check='' allow_new='' install='' data=''
+trainer_args=()
+
+absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac; }
+
+while (($#)); do
+    case $1 in
+    --demo) demo=1 ;;
+    --resume) resume=1 ;;
+    --cpu) cpu=1 ;;
+    --check) check=1 ;;
+    --allow-new) allow_new=1 ;;
+    --data | --install)
+        [[ -n ${2-} ]] || die "$EXIT_USAGE" "$1 needs a value" "bash start_vast.sh --help"
+        if [[ $1 == --data ]]; then data=$(absolute "$2"); else install=$2; fi
+        shift
+        ;;
+    --data=?*) data=$(absolute "${1#*=}") ;;
+    --install=?*) install=${1#*=} ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    --)
+        shift
+        trainer_args=("$@")
+        break
+        ;;
+    *) die "$EXIT_USAGE" "unknown option: $1" "bash start_vast.sh --help" ;;
+    esac
+    shift
+done
+[[ -z $install || $install =~ ^(s3|gcs|azure|trainer|test)(,(s3|gcs|azure|trainer|test))*$ ]] ||
+    die "$EXIT_USAGE" "--install knows s3, gcs, azure, trainer and test, not: $install"
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here"
+
+# -- the lock: held until the container's supervisord ends
+
+lock() {
+    mkdir -p .syncd 2>/dev/null && chmod 700 .syncd 2>/dev/null && [[ -w .syncd ]] ||
+        die "$EXIT_FOLDER" "$here/.syncd cannot be written" \
+            "run as the user who owns $here, or copy the project to a folder of your own"
+    if ! command -v flock >/dev/null; then
+        warn "flock is missing: starting twice at once is not prevented (apt-get install util-linux)"
+        return
+    fi
+    exec 9>>.syncd/start.lock
+    if ! flock -n 9; then
+        say "already running in $here"
+        local supervisorctl=${VENV_DIR:-$here/.venv}/bin/supervisorctl
+        if [[ -S .syncd/supervisor.sock && -x $supervisorctl ]]; then
+            "$supervisorctl" -c "$here/supervisord.conf" status 9>&- || true
+        else
+            say "it is still checking and installing"
+        fi
+        exit 0
+    fi
+}
+
+# -- settings: own environment, then process 1's, then .env. None of their values is ever printed.
+
+readonly KNOWN="CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION
+    AWS_ENDPOINT_URL GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT STORAGE_EMULATOR_HOST
+    AZURE_STORAGE_CONNECTION_STRING CHECKPOINT_DIR LOG_DIR SYNCD_STATE_DIR SYNCD_SETTLE
+    SYNCD_LOG_INTERVAL SYNCD_BWLIMIT SYNCD_CONCURRENCY SYNCD_SHUTDOWN_GRACE SYNCD_KEEP_LAST
+    SYNCD_KEEP_LAST_LOCAL SYNCD_EXCLUDE SYNCD_HTTP RESUME_FROM
+    TRAINER_DATA TRAINER_ARGS TRAINER_RESTARTS TRAINER_RESTART_DELAY
+    CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON
+    CONTAINER_ID VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR"
+
+# set_default NAME VALUE: what is set already, even to nothing, stays as it is
+set_default() { [[ -n ${!1+set} ]] || export "$1=$2"; }
+
+settings_of_process_1() {
+    local pair name
+    [[ $$ -ne 1 && -r ${PROC_1_ENVIRON:-/proc/1/environ} ]] || return 0
+    while IFS= read -r -d '' pair; do
+        name=${pair%%=*}
+        if [[ " ${KNOWN//$'\n'/ } " == *" $name "* ]]; then set_default "$name" "${pair#*=}"; fi
+    done <"${PROC_1_ENVIRON:-/proc/1/environ}"
+}
+
+# Parsed, not sourced: a file of settings must not run commands. Knows what editors on other
+# systems and other tools leave in it: CRLF, `export`, quotes, comments.
+settings_of_file() {
+    local line name value number=0
+    [[ -f .env ]] || return 0
+    [[ -r .env ]] || { warn ".env cannot be read by this user: it is not used" && return 0; }
+    while IFS= read -r line || [[ -n $line ]]; do
+        number=$((number + 1))
+        line=${line%$'\r'}
+        if ((number == 1)); then line=${line#$'\xef\xbb\xbf'}; fi
+        [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
+        if [[ ! $line =~ ^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[[:space:]]*(.*)$ ]]; then
+            warn ".env line $number is not NAME=VALUE: it is not used"
+            continue
+        fi
+        name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
+        if [[ $value =~ ^\"((\\.|[^\"\\])*)\"[[:space:]]*(#.*)?$ ]]; then
+            printf -v value '%b' "${BASH_REMATCH[1]}"
+        elif [[ $value =~ ^\'([^\']*)\'[[:space:]]*(#.*)?$ ]]; then
+            value=${BASH_REMATCH[1]}
+        elif [[ $value == [\"\']* ]]; then
+            warn ".env line $number: the quote around $name is not closed: it is not used"
+            continue
+        else
+            value=${value%%[[:space:]]#*}
+            [[ $value == \#* ]] && value=''
+            value=${value%"${value##*[![:space:]]}"}
+        fi
+        set_default "$name" "$value"
+    done <.env
+}
+
+# What the demo needs stands before .env: a bucket of real work must not get the demo's files.
+settings_of_demo() {
+    set_default CLOUD_PROVIDER local
+    if [[ $CLOUD_PROVIDER == local ]]; then set_default CLOUD_BUCKET "$here/demo/bucket"; fi
+    set_default CHECKPOINT_DIR demo/checkpoints
+    set_default LOG_DIR demo/logs
+    set_default SYNCD_STATE_DIR demo/state
+    mkdir -p demo/data "$CHECKPOINT_DIR" "$LOG_DIR" 2>/dev/null ||
+        die "$EXIT_FOLDER" "the folders of the demo cannot be made in $here"
+    if [[ $CLOUD_PROVIDER == local ]]; then mkdir -p "$CLOUD_BUCKET"; fi
+    : "${data:=$here/demo/data/demo.csv}"
+    resume=1
+}
+
+# -- the machine
+
+free_mb() { df -Pm "$1" 2>/dev/null | awk 'NR == 2 { print $4 }' || true; }
+
+report_machine() {
+    local disk shm folder=${CHECKPOINT_DIR:-checkpoints}
+    [[ -n ${CONTAINER_ID-}${VAST_CONTAINERLABEL-} ]] &&
+        say "instance   ${CONTAINER_ID:-${VAST_CONTAINERLABEL-}}"
+    [[ -d $folder ]] || folder=$here
+    disk=$(free_mb "$folder") shm=$(df -Pm /dev/shm 2>/dev/null | awk 'NR == 2 { print $2 }' || true)
+    say "machine    $(uname -sm), $(getconf _NPROCESSORS_ONLN 2>/dev/null || echo '?') cores"
+    say "disk       ${disk:-?} MB free for checkpoints"
+    if [[ -n $disk ]] && ((disk < 5000)); then
+        warn "less than 5 GB of disk are free: SYNCD_KEEP_LAST_LOCAL limits what stays here"
+    fi
+    if [[ -n $shm ]] && ((shm < 1000)); then
+        warn "/dev/shm has ${shm} MB: loaders with many workers need 1 GB (docker run --shm-size=1g)"
+    fi
+}
+
+gpu_trouble='' gpu_remedy='' gpus=''
+
+# Sets gpus (CSV lines), or gpu_trouble and gpu_remedy.
+look_for_gpus() {
+    local code=0 limit=${GPU_CHECK_TIMEOUT:-20}
+    if ! command -v nvidia-smi >/dev/null; then
+        gpu_trouble='no NVIDIA GPU here: there is no nvidia-smi'
+        gpu_remedy='in a container: was it started with --gpus all?'
+        return
+    fi
+    gpus=$(timeout -k 2 "$limit" nvidia-smi --format=csv,noheader \
+        --query-gpu=index,name,driver_version,memory.total,compute_cap 2>/dev/null) || code=$?
+    if ((code == 124 || code == 137)); then
+        gpu_trouble="nvidia-smi did not answer in $limit s: the driver of this machine hangs"
+        gpu_remedy='destroy the instance and rent another one'
+    elif ((code)) || [[ -z $gpus ]]; then
+        gpu_trouble="nvidia-smi failed (exit $code): the driver does not work, or is older than 510"
+        gpu_remedy='destroy the instance and rent another one, or run nvidia-smi to see its words'
+    fi
+    if [[ -n $gpu_trouble ]]; then gpus=''; fi
+}
+
+# The driver against the CUDA release torch was built for: 13.x needs 580, 12.x needs 525.
+driver_rule() {
+    local cuda=$1 driver need
+    driver=$(head -n 1 <<<"$gpus" | awk -F', *' '{ print $3 }')
+    case ${cuda%%.*} in
+    11) need=450 ;;
+    12) need=525 ;;
+    13) need=580 ;;
+    *) return 0 ;;
+    esac
+    if [[ $driver =~ ^[0-9]+ ]] && ((BASH_REMATCH[0] < need)); then
+        gpu_trouble="driver $driver is too old for CUDA $cuda, which needs $need or newer"
+        gpu_remedy='rent a machine with a newer driver, or use an image built for an older CUDA (BASE_IMAGE)'
+    fi
+}
+
+# What torch says: its build, whether the build holds code for each GPU, one real kernel on each.
+readonly PROVE_GPUS='
+import sys, torch
+if torch.version.cuda is None:
+    sys.exit(f"torch {torch.__version__} is built without CUDA")
+if not torch.cuda.is_available():
+    sys.exit(f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU")
+def numbers(words):
+    digits = "".join(c for c in words.partition("_")[2] if c.isdigit())
+    return int(digits[:-1] or 0), int(digits[-1:] or 0)
+for index in range(torch.cuda.device_count()):
+    name, (major, minor) = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    codes = torch.cuda.get_arch_list()
+    fits = any(numbers(c)[0] == major and numbers(c)[1] <= minor for c in codes if c[:3] == "sm_")
+    fits |= any(numbers(c) <= (major, minor) for c in codes if c[:8] == "compute_")
+    if codes and not fits:
+        sys.exit(f"torch {torch.__version__} has no code for {name} (compute capability {major}.{minor})")
+    try:
+        x = torch.ones(64, 64, device=f"cuda:{index}")
+        total = float((x @ x).sum().cpu())
+    except Exception as error:
+        sys.exit(f"GPU {index}, {name}: {str(error).splitlines()[0]}")
+    if total != 64.0**3:
+        sys.exit(f"GPU {index}, {name} computes wrongly: {total} instead of {64.0**3}")
+    print(f"start: gpu        {index}: {name}, compute {major}.{minor}: a kernel ran")
+'
+
+# The CUDA release of the torch that is here, without the seconds that importing it takes.
+readonly READ_CUDA='
+import importlib.util, pathlib, runpy
+folder = pathlib.Path(importlib.util.find_spec("torch").origin).parent
+print(runpy.run_path(str(folder / "version.py"))["cuda"] or "")
+'
+
+prove_gpus() {
+    local cuda words code=0
+    cuda=$(timeout 60 "$python" -c "$READ_CUDA" 2>/dev/null) || true
+    if [[ -n $cuda ]]; then driver_rule "$cuda"; fi
+    [[ -z $gpu_trouble ]] || return 0
+    words=$(timeout -k 5 180 "$python" -c "$PROVE_GPUS" 2>&1) || code=$?
+    if ((code == 124 || code == 137)); then
+        gpu_trouble='a small computation on the GPU did not end in 180 s'
+        gpu_remedy='destroy the instance and rent another one'
+    elif ((code)); then
+        gpu_trouble=$(tail -n 1 <<<"$words")
+        gpu_remedy='an image whose CUDA covers this GPU and driver helps (BASE_IMAGE), or another machine'
+    else
+        printf '%s\n' "$words"
+    fi
+}
+
+without_gpu() {
+    export CUDA_VISIBLE_DEVICES=''
+    cpu=1
+}
+
+# A GPU that cannot be used stops a real training, and sends the demo to the CPU.
+judge_gpus() {
+    [[ -n $gpu_trouble ]] || return 0
+    if [[ -n $demo ]]; then
+        warn "$gpu_trouble; the demo runs on the CPU"
+        without_gpu
+    else
+        die "$EXIT_GPU" "$gpu_trouble" "$gpu_remedy" "to train without a GPU: bash start_vast.sh --cpu ..."
+    fi
+}
+
+# -- Python and packages
+
+usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+has() { "$1" -c "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in sys.argv[1:]))" "${@:2}" >/dev/null 2>&1; }
+
+# Prints the interpreter to make the environment with: the one that has torch, else one with venv.
+find_python() {
+    local name found=()
+    if [[ -n ${PYTHON-} ]]; then
+        usable "$PYTHON" || return 1
+        printf '%s' "$PYTHON"
+        return
+    fi
+    for name in python3 python3.12 python3.11 python3.13 python3.10 python; do
+        if command -v "$name" >/dev/null && usable "$name"; then found+=("$name"); fi
+    done
+    for name in "${found[@]}"; do
+        if has "$name" torch; then printf '%s' "$name" && return; fi
+    done
+    for name in "${found[@]}"; do
+        if has "$name" venv ensurepip; then printf '%s' "$name" && return; fi
+    done
+    if ((${#found[@]})); then printf '%s' "${found[0]}" && return; fi
+    return 1
+}
+
+make_environment() {
+    local base
+    python=$venv/bin/python
+    if usable "$python" && "$python" -m pip --version >/dev/null 2>&1; then return; fi
+    base=$(find_python) || die "$EXIT_PYTHON" "no Python 3.10 or newer found" \
+        "Debian, Ubuntu: apt-get install -y python3 python3-venv; or set PYTHON=/path/to/python3"
+    say "python     $("$base" -c 'import sys; print(sys.executable, sys.version.split()[0])'), environment $venv"
+    mkdir -p "$(dirname "$venv")" 2>/dev/null || true
+    if has "$base" venv ensurepip && "$base" -m venv --clear --system-site-packages "$venv" 9>&-; then return; fi
+    if "$base" -m virtualenv --version >/dev/null 2>&1 ||
+        "$base" -m pip install --quiet virtualenv 9>&- 2>/dev/null; then
+        if "$base" -m virtualenv --quiet --clear --system-site-packages "$venv" 9>&-; then return; fi
+    fi
+    die "$EXIT_PYTHON" "$base cannot make a virtual environment in $venv" \
+        "Debian, Ubuntu: apt-get install -y python3-venv; or pip install virtualenv; then again"
+}
+
+pip_install() {
+    local try
+    for try in 1 2 3; do
+        if "$python" -m pip install --quiet --disable-pip-version-check "$@" 9>&-; then return; fi
+        if ((try < 3)); then
+            warn "installing failed (try $try of 3); again in $((try * 5)) s"
+            sleep $((try * ${PIP_RETRY_DELAY:-5})) 9>&-
+        fi
+    done
+    die "$EXIT_PACKAGES" "packages could not be installed: pip's words are above" \
+        "is there a network, and room on the disk? then run the same command again"
+}
+
+# install_packages EXTRA...: skipped when this very pyproject.toml's were installed before
+install_packages() {
+    local stamp=$venv/.installed hash extra missing=() torch
+    hash=$(sha256sum pyproject.toml | cut -d ' ' -f 1)
+    for extra in "$@"; do
+        grep -qsx "$hash $extra $here" "$stamp" || missing+=("$extra")
+    done
+    if ((${#missing[@]} == 0)) && has "$python" syncd trainer torch; then return; fi
+    if ! has "$python" torch; then
+        say "packages   torch $TORCH_VERSION (the largest part; this takes a while)"
+        pip_install "torch==$TORCH_VERSION"
+    fi
+    # No dependency may replace the torch that is here: it fits the image's CUDA.
+    torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+    printf '%s\n' "${torch:+torch==$torch}" >"$venv/constraints.txt"
+    say "packages   ${*} (torch ${torch:-as it is} stays)"
+    pip_install --constraint "$venv/constraints.txt" -e ".[$(IFS=, && printf '%s' "$*")]"
+    for extra in "$@"; do printf '%s\n' "$hash $extra $here"; done >>"$stamp"
+}
+
+# -- settings, data, checkpoints
+
+check_settings() {
+    local code=0
+    if [[ ${CLOUD_PROVIDER:-local} == local && -z ${CLOUD_BUCKET-} ]]; then
+        warn "CLOUD_BUCKET is not set: nothing is copied, and what this machine loses is lost"
+    fi
+    timeout -k 5 120 "$python" -m syncd check || code=$?
+    if ((code == 2)); then
+        die "$EXIT_USAGE" "the settings cannot be used: the faults are named above" \
+            ".env.example explains every one of them"
+    elif ((code)); then
+        [[ -z $check ]] || die 1 "the bucket is not ready: the failed step and its remedy are above"
+        warn "the bucket is not ready (the remedy is above): training starts, and syncd goes on trying"
+    fi
+}
+
+check_data() {
+    : "${data:=${TRAINER_DATA-}}"
+    [[ -z $demo ]] || return 0
+    [[ -n $data ]] || die "$EXIT_DATA" "no market data: name the file with --data FILE or TRAINER_DATA" \
+        "to try it with made-up data: bash start_vast.sh --demo"
+    [[ -f $data ]] || die "$EXIT_DATA" "the data file is not there: $data"
+    [[ -s $data ]] || die "$EXIT_DATA" "the data file is empty: $data"
+    [[ -r $data ]] || die "$EXIT_DATA" "the data file cannot be read by this user: $data"
+}
+
+restore() {
+    local code=0
+    "$python" -m syncd restore 9>&- || code=$?
+    case $code in
+    0) ;;
+    2) die "$EXIT_USAGE" "the settings cannot be used: the faults are named above" ;;
+    3)
+        [[ -n $allow_new ]] || die "$EXIT_CORRUPT" "nothing in the bucket is intact: nothing was restored" \
+            "python -m syncd verify names each fault; nothing was deleted or overwritten" \
+            "to start a new training all the same: bash start_vast.sh --resume --allow-new"
+        warn "nothing in the bucket is intact: a NEW training starts, as --allow-new says"
+        resume=''
+        ;;
+    *)
+        warn "------------------------------------------------------------------------------"
+        warn "the bucket could not be read: it is NOT known whether there is a checkpoint."
+        warn "A NEW training starts, in a run of its own; nothing committed is overwritten."
+        warn "To go on from the bucket instead: stop this, mend the reason above, start again."
+        warn "------------------------------------------------------------------------------"
+        resume=''
+        ;;
+    esac
+}
+
+# -- the way
+
+lock
+if [[ -n $demo ]]; then settings_of_demo; fi
+settings_of_process_1
+settings_of_file
+venv=${VENV_DIR:-$here/.venv}
+python=''
+
+if [[ -n $install ]]; then
+    make_environment
+    IFS=, read -r -a extras <<<"$install"
+    install_packages "${extras[@]}"
+    exit 0
+fi
+
+case ${CLOUD_PROVIDER:-local} in
+s3 | gcs | azure) extras=(trainer "$CLOUD_PROVIDER") ;;
+local) extras=(trainer) ;;
+*) die "$EXIT_USAGE" "CLOUD_PROVIDER is none of s3, gcs, azure, local" ".env.example explains it" ;;
+esac
+
+report_machine
+if [[ -n $cpu ]]; then
+    say "gpu        not used (--cpu)"
+    without_gpu
+else
+    look_for_gpus
+    judge_gpus
+    if [[ -n $gpus ]]; then
+        while IFS= read -r line; do say "gpu        $line"; done <<<"$gpus"
+    fi
+fi
+check_data
+make_environment
+install_packages "${extras[@]}"
+if [[ -z $cpu ]]; then
+    prove_gpus
+    judge_gpus
+fi
+check_settings
+if [[ -n $check ]]; then
+    say "ready: nothing stands in the way of the training"
+    exit 0
+fi
+if [[ -n $resume ]]; then restore; fi
+
+if [[ -n $demo ]]; then trainer_args=(--demo "${trainer_args[@]}"); fi
+if [[ -n $data ]]; then trainer_args+=(--data "$data"); fi
+if [[ -n $resume ]]; then trainer_args=(--resume "${trainer_args[@]}"); fi
+exec "$python" -m syncd.container --config "$here/supervisord.conf" -- "${trainer_args[@]}"
