@@ -74,7 +74,7 @@ class Comeback:
         replace = force or at is None
         self._clear(root)
         results = self._restore(chosen, root, everything, replace)
-        self._remember(root, commits, results)
+        self._remember(root, results)
         return self._report(results, root)
 
     def _restore(
@@ -172,9 +172,7 @@ class Comeback:
 
     # -- the journal of this machine
 
-    def _remember(
-        self, root: Path, commits: list[CommitRecord | Corrupt], results: list[Restored]
-    ) -> None:
+    def _remember(self, root: Path, results: list[Restored]) -> None:
         """Seed the journal, so that nothing that was just brought here goes up again."""
         if root.absolute() != self._settings.checkpoint_dir.absolute():
             return
@@ -182,25 +180,15 @@ class Comeback:
             with lock_state(self._settings.state_dir):
                 journal = open_journal(self._settings)
                 try:
-                    self._seed(journal, root, commits, results)
+                    self._seed(journal, root, results)
                 finally:
                     journal.close()
         except (AlreadyRunning, OSError):
             return  # the daemon that runs here looks for itself
 
-    def _seed(
-        self,
-        journal: Journal,
-        root: Path,
-        commits: list[CommitRecord | Corrupt],
-        results: list[Restored],
-    ) -> None:
+    def _seed(self, journal: Journal, root: Path, results: list[Restored]) -> None:
         tree = scan(root, self._settings.exclude)
         on_disk = {unit.path: unit for unit in units(tree)} if tree else {}
-        known = journal.known_commits()
-        for commit in reversed(commits):
-            if isinstance(commit, CommitRecord) and commit.seq not in known:
-                journal.add_commit(commit)
         for result in results:
             for record in (result.record, *result.companions):
                 unit = on_disk.get(record.checkpoint) if record else None

@@ -58,8 +58,9 @@ class Publisher:
         commit, a claim is written after it: should that one be alive, its next commit collides
         with the claim and it is fenced, rather than this one that was started later.
         """
-        rebuilt = not self._journal.known_commits()
+        known = self._journal.known_commits()
         broken = self._learn()
+        self._find_stale(self._journal.known_commits() - known)
         claimed = False
         while not claimed:
             head = self._journal.head()
@@ -67,8 +68,6 @@ class Publisher:
             ours = newest is None or newest.writer in (self._writer, *self._journal.writers())
             claimed = ours or self._claim(head + 1)
         self._journal.add_writer(self._writer)
-        if rebuilt:
-            self._find_stale()
         return broken
 
     def _learn(self) -> list[Corrupt]:
@@ -222,13 +221,17 @@ class Publisher:
 
     # -- the plain names
 
-    def _find_stale(self) -> None:
-        """After the loss of a journal: assume that no plain key was refreshed yet."""
-        seen: set[str] = set()
-        for record in self._journal.commits(self._layout):
-            if record.checkpoint not in seen:
-                seen.add(record.checkpoint)
-                self._mark_stale(record, None)
+    def _find_stale(self, learnt: set[int]) -> None:
+        """Of commits that this journal did not make: assume that their plain keys wait.
+
+        Their writer may have died between its commit and its refresh.
+        """
+        for seq in sorted(learnt):
+            record = self._journal.commit(seq, self._layout)
+            newest = record and self._journal.newest_commit(self._layout, record.checkpoint)
+            if record and newest and newest.seq == seq:
+                before = self._journal.newest_commit(self._layout, record.checkpoint, before=seq)
+                self._mark_stale(record, before)
 
     def _mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
         plain = {self._layout.plain(record.checkpoint, entry.path): entry for entry in record.files}

@@ -232,7 +232,7 @@ class Daemon:
             if not look.pending:
                 self._clock.wait(self._wake, interval)
             # events come in swarms: one look for all that come while a scan would take
-            self._clock.wait(self._stopping, min(look.cost, 1.0))
+            self._clock.wait(self._stopping, min(10 * look.cost, 1.0))
         self._reconnect.clear()
 
     def _hold(self, engine: Engine, error: StoreError | None, forever: bool = False) -> None:

@@ -18,7 +18,20 @@ _JSON_LIMIT = 16 * 1024 * 1024
 _HEADER_LIMIT = 100 * 1024 * 1024
 """The safetensors library's own limit on its header."""
 
-_NEVER_EMPTY = (".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".pkl", ".gz", ".npz", ".npy")
+_NEVER_EMPTY = (
+    ".pt", ".pth", ".ckpt", ".safetensors", ".zip", ".pkl", ".gz", ".npz", ".npy", ".json"
+)  # fmt: skip
+
+_ZIP, _GZIP, _PICKLE = b"PK\x03\x04", b"\x1f\x8b", b"\x80"
+
+_BEGINNINGS = {
+    ".pt": (_ZIP, _PICKLE),
+    ".pth": (_ZIP, _PICKLE),
+    ".zip": (_ZIP, b"PK\x05\x06"),
+    ".npz": (_ZIP, b"PK\x05\x06"),
+    ".gz": (_GZIP,),
+}
+"""How files of these names begin, if they are what their name says."""
 
 
 def check_zip(file: BinaryIO, size: int) -> str | None:
@@ -101,9 +114,9 @@ _BY_SUFFIX: dict[str, _Check] = {
 
 
 def _check_for(path: Path, magic: bytes) -> _Check | None:
-    if magic.startswith(b"PK\x03\x04") or magic.startswith(b"PK\x05\x06"):
+    if magic.startswith((_ZIP, b"PK\x05\x06")):
         return check_zip
-    if magic.startswith(b"\x1f\x8b"):
+    if magic.startswith(_GZIP):
         return check_gzip
     return _BY_SUFFIX.get(path.suffix.lower())
 
@@ -116,6 +129,9 @@ def check_file(path: Path) -> str | None:
         if size == 0:
             return "empty" if path.suffix.lower() in _NEVER_EMPTY else None
         magic = file.read(8)
+        beginnings = _BEGINNINGS.get(path.suffix.lower())
+        if beginnings and any(magic) and not magic.startswith(beginnings):
+            return "cut off, or not what its name says"
         if not any(magic) and path.suffix.lower() in _NEVER_EMPTY:
             return "begins with zeros: made to size, but not written yet"
         file.seek(0)

@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 _SMALL = 32 * 1024 * 1024
 """Bytes of a backlog that is gone so quickly that the oldest may go first."""
 
+_NOT_UTF8 = Permanent(
+    "a file name is not UTF-8",
+    hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
+)
+
 _SCAN_SHARE = 100
 """A scan that takes t seconds is repeated after at least 100 t: at most 1 % of a core."""
 
@@ -73,11 +78,14 @@ class Pipeline:
         found = list(units(tree)) if tree else []
         self._detector.forget_missing({unit.path for unit in found})
         for unit in sorted(found, key=lambda unit: unit.written):
-            if self._journal.is_safe(unit.path, unit.signature):
+            if not unit.nameable:
+                self._give_up(unit, _NOT_UTF8)
+            elif self._journal.is_safe(unit.path, unit.signature):
                 continue
             signature, reason = self._given_up.get(unit.path, ("", ""))
             if signature == unit.signature:
-                look.incomplete.append(Waiting(unit.path, unit.size, reason))
+                name = _printable(unit.path)
+                look.incomplete.append(Waiting(name, unit.size, reason))
                 continue
             verdict = self._detector.judge(unit)
             if verdict.complete:
@@ -89,7 +97,7 @@ class Pipeline:
         gone = self._given_up.keys() - {unit.path for unit in found}
         for path in gone:
             self._given_up.pop(path)
-            self._health.green(f"skipped {path}")
+            self._health.green(f"skipped {_printable(path)}")
         look.cost = self._clock.monotonic() - began
         self._report(look)
         return look
@@ -148,9 +156,10 @@ class Pipeline:
 
     def _give_up(self, unit: Unit, error: SyncdError) -> None:
         """Skip one checkpoint until it changes; everything else goes on."""
+        name = _printable(unit.path)
         self._given_up[unit.path] = (unit.signature, error.explain())
-        if self._health.red(f"skipped {unit.path}", error):
-            log.error("%s is not copied: %s", unit.path, error.explain())
+        if self._health.red(f"skipped {name}", f"{name}: {error.message}", error.hint):
+            log.error("%s is not copied: %s", name, error.explain())
 
     def failures(self) -> dict[str, str]:
         """Complete checkpoints that cannot be copied, and why."""
@@ -174,6 +183,11 @@ class Pipeline:
         while not give_up() and (left := until - self._clock.monotonic()) > 0:
             self._clock.sleep(min(left, 0.1))
         return not give_up()
+
+
+def _printable(path: str) -> str:
+    """A path as text that any stream takes."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _written(record: CommitRecord) -> int:

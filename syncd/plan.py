@@ -98,13 +98,7 @@ class Planner:
 
 def _check_key(*keys: str) -> None:
     for key in keys:
-        try:
-            size = len(key.encode())
-        except UnicodeEncodeError:
-            raise Permanent(
-                f"the file name {key!r} is not UTF-8",
-                hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
-            ) from None
+        size = len(key.encode())
         if size > _KEY_LIMIT:
             raise Permanent(
                 f"the key {key!r} has {size} bytes, and stores take {_KEY_LIMIT}",

@@ -97,6 +97,15 @@ class Unit:
         return self.profile in (LONE, COMPANION)
 
     @property
+    def nameable(self) -> bool:
+        """Whether every name in it is UTF-8, as the names of objects must be."""
+        try:
+            (self.path + self.signature).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    @property
     def companion(self) -> bool:
         """Whether it only accompanies checkpoints."""
         return self.profile is COMPANION

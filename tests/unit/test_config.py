@@ -1,0 +1,92 @@
+"""Settings: every fault at once, nothing secret shown, a replaced credential is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncd.config import Environment, Settings, load_settings, parse_bytes
+from syncd.errors import SettingsError
+
+
+def load(tmp_path: Path, **environ: str) -> Settings:
+    return load_settings(Environment(environ, tmp_path / ".env"))
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings == Settings()
+    assert not settings.copies
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError) as caught:
+        load(
+            tmp_path,
+            CLOUD_PROVIDER="s4",
+            CHECKPOINT_DIR=str(tmp_path / "file"),
+            SYNCD_BWLIMIT="fast",
+            SYNCD_SETTLE="soon",
+            SYNCD_CONCURRENCY="many",
+            SYNCD_KEEP_LAST="0",
+            SYNCD_HTTP="8377",
+            RESUME_FROM="oldest",
+            CLOUD_PREFIX="../x",
+        )
+    names = [fault.split(":")[0] for fault in caught.value.faults]
+    assert names == [
+        "CHECKPOINT_DIR",
+        "CLOUD_PREFIX",
+        "CLOUD_PROVIDER",
+        "RESUME_FROM",
+        "SYNCD_BWLIMIT",
+        "SYNCD_CONCURRENCY",
+        "SYNCD_HTTP",
+        "SYNCD_KEEP_LAST",
+        "SYNCD_SETTLE",
+    ]
+
+
+@pytest.mark.parametrize("provider", ["s3", "gcs", "azure"])
+def test_cloud_needs_a_bucket(tmp_path: Path, provider: str) -> None:
+    with pytest.raises(SettingsError, match="CLOUD_BUCKET"):
+        load(tmp_path, CLOUD_PROVIDER=provider)
+
+
+def test_empty_means_unset(tmp_path: Path) -> None:
+    assert load(tmp_path, SYNCD_BWLIMIT="", CLOUD_PROVIDER=" ") == Settings()
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CLOUD_PREFIX=file\nSYNCD_SETTLE=5\n")
+    settings = load(tmp_path, CLOUD_PREFIX="environment")
+    assert (settings.cloud_prefix, settings.settle) == ("environment", 5.0)
+
+
+def test_value_replaced_in_the_file_wins_over_the_exported_old_one(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("AWS_SECRET_ACCESS_KEY=old\n")
+    environment = Environment({"AWS_SECRET_ACCESS_KEY": "old"}, file)
+    assert environment.read()["AWS_SECRET_ACCESS_KEY"] == "old"
+    file.write_text("AWS_SECRET_ACCESS_KEY=new\n")
+    assert environment.read()["AWS_SECRET_ACCESS_KEY"] == "new"
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    settings = load(tmp_path, AWS_SECRET_ACCESS_KEY="hunter2")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("50M", 50 * 2**20), ("1g", 2**30), ("2.5MB/s", 2621440), ("512", 512), ("10 KiB", 10240)],
+)
+def test_bytes(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+def test_http_off_and_address(tmp_path: Path) -> None:
+    assert load(tmp_path, SYNCD_HTTP="off").http is None
+    assert load(tmp_path, SYNCD_HTTP="0.0.0.0:9000").http == ("0.0.0.0", 9000)
