@@ -10,18 +10,24 @@ import base64
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from syncd.errors import Conflict, Corrupt, NeedsOperator, NotFound, Permanent, Transient
+from syncd.errors import (
+    Corrupt,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    Transient,
+)
 from syncd.stores.base import (
     Buffer,
     Capabilities,
     Condition,
-    IfAbsent,
     IfVersion,
     ObjectInfo,
     PendingUpload,
@@ -43,9 +49,10 @@ try:
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from urllib3.exceptions import HTTPError
 
-    from syncd.stores.s3errors import code_of, status_of, translate
-except ImportError:
-    raise NeedsOperator("boto3 is not installed", hint="pip install 'syncd[s3]'") from None
+    from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
+    from syncd.stores.s3upload import S3Upload, conditions, version_of
+except ImportError as missing:
+    raise NeedsOperator("boto3 is not installed", hint="pip install 'syncd[s3]'") from missing
 
 _FAILURES = (BotoCoreError, ClientError, HTTPClientError, HTTPError, OSError, ValueError)
 
@@ -69,12 +76,12 @@ class S3Store:
         quiet("boto3", "botocore", "urllib3")
         self.name = f"s3://{bucket}"
         self.capabilities = Capabilities()
-        self._bucket = bucket
+        self.bucket = bucket
         self._environ = environ
         self._endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
         self._bucket_seen = False
         self._batch_deletes = True
-        self._etag_is_md5 = True
+        self._etag_is_md5: bool | None = None
         self._open_lock = threading.Lock()
         self._plain = False
         """Whether the store has refused botocore's checksums, and Content-MD5 is sent instead."""
@@ -128,11 +135,12 @@ class S3Store:
         except (BotoCoreError, ValueError) as error:
             raise translate(error, "opening the store") from None
 
-    def _ask(self, operation: str, key: str = "", **parameters: Any) -> Any:
+    def ask(self, operation: str, key: str = "", **parameters: Any) -> Any:
+        """Make one request; what botocore raises becomes an error of this package."""
         if key:
             parameters["Key"] = checked_key(key)
         try:
-            answer = getattr(self._client, operation)(Bucket=self._bucket, **parameters)
+            answer = getattr(self._client, operation)(Bucket=self.bucket, **parameters)
         except _FAILURES as error:
             raise translate(error, f"{operation} {key}".strip()) from error
         self._bucket_seen = True
@@ -142,24 +150,30 @@ class S3Store:
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
-        answer = self.send_body("put_object", key, data, **_conditions(condition))
-        self._prove(key, data, answer)
+        answer = self._send_body("put_object", key, data, **conditions(condition))
+        if not self._arrived(key, data, answer):
+            if b"".join(self.read(key, version=version_of(answer["ETag"]))) != bytes(data):
+                raise Corrupt(f"{key} arrived with other content", hint="it is sent again")
+            self._etag_is_md5 = False
         modified = server_time(answer["ResponseMetadata"]["HTTPHeaders"])
-        return ObjectInfo(key, len(data), answer["ETag"], modified)
+        return ObjectInfo(key, len(data), version_of(answer["ETag"]), modified)
 
-    def send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
+    def _send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send a body with a checksum that the store verifies."""
         body = data if isinstance(data, bytes | bytearray) else bytes(data)
 
         def request(plain: bool) -> Any:
-            md5 = {"ContentMD5": _base64(hashlib.md5(body).digest())} if plain else {}
+            md5 = {}
+            if plain:
+                digest = hashlib.md5(body, usedforsecurity=False).digest()
+                md5["ContentMD5"] = _base64(digest)
             method = getattr(self._client, operation)
-            return method(Bucket=self._bucket, Key=checked_key(key), Body=body, **md5, **parameters)
+            return method(Bucket=self.bucket, Key=checked_key(key), Body=body, **md5, **parameters)
 
         try:
             answer = request(self._plain)
         except _FAILURES as error:
-            if self._plain or not _refuses_checksums(error):
+            if self._plain or not refuses_checksums(error):
                 raise translate(error, f"{operation} {key}") from error
             answer = self._without_checksums(lambda: request(True), f"{operation} {key}", error)
         self._bucket_seen = True
@@ -176,34 +190,41 @@ class S3Store:
         try:
             answer = request()
         except _FAILURES:
-            self._client = checked
+            self._client = checked  # it was about something else
             raise translate(refusal, what) from refusal
         self._plain = True
         return answer
 
-    def _prove(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> None:
-        """Compare what the store says it has with what was sent.
+    def _arrived(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> bool:
+        """Compare what the store says it has with what was sent; False: only reading back tells.
 
         Amazon verifies the checksum. Others may echo it unread, but their ETag, mostly, is the
-        MD5 of what arrived. Where it is not, reading back tells a store with other ETags from
-        a broken object.
+        MD5 of what arrived; that it is has been seen once an ETag was the MD5 of its content.
         """
         crc32 = answer.get("ChecksumCRC32")
         if crc32 and crc32 != _base64(zlib.crc32(data).to_bytes(4, "big")):
             raise Corrupt(f"{key} arrived with another checksum", hint="it is sent again")
-        if (crc32 and not self._endpoint) or not self._etag_is_md5:
-            return
-        etag = answer["ETag"].strip('"')
+        if (crc32 and not self._endpoint) or self._etag_is_md5 is False:
+            return True
+        etag = version_of(answer["ETag"])
         if len(etag) != 32 or "kms" in answer.get("ServerSideEncryption", ""):
-            return
-        if etag != hashlib.md5(data).hexdigest():
-            if b"".join(self.read(key, version=answer["ETag"])) != bytes(data):
-                raise Corrupt(f"{key} arrived with other content", hint="it is sent again")
-            self._etag_is_md5 = False
+            return True
+        if etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
+            self._etag_is_md5 = True
+            return True
+        if self._etag_is_md5:
+            raise Corrupt(f"{key} arrived with other content", hint="it is sent again")
+        return False
+
+    def send_part(self, key: str, data: Buffer, **parameters: Any) -> Any:
+        """Send one part of an upload; Corrupt if the store has received another."""
+        answer = self._send_body("upload_part", key, data, **parameters)
+        self._arrived(key, data, answer)
+        return answer
 
     def start_upload(self, key: str, size: int) -> S3Upload:
         """See ObjectStore."""
-        answer = self._ask("create_multipart_upload", key)
+        answer = self.ask("create_multipart_upload", key)
         return S3Upload(self, key, answer["UploadId"], size)
 
     # -- reading
@@ -218,8 +239,8 @@ class S3Store:
         last = "" if length is None else start + length - 1
         asked = {} if whole else {"Range": f"bytes={start}-{last}"}
         try:
-            answer = self._ask(
-                "get_object", key, **asked, **_conditions(version and IfVersion(version))
+            answer = self.ask(
+                "get_object", key, **asked, **conditions(IfVersion(version) if version else None)
             )
         except Permanent as error:
             if code_of(error.__cause__) == "InvalidRange" or status_of(error.__cause__) == 416:
@@ -243,28 +264,24 @@ class S3Store:
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         try:
-            answer = self._ask("head_object", key)
-        except (NotFound, NeedsOperator, Permanent):
-            # the answer to HEAD has no body that could say why
-            if not (self._bucket_seen and status_of(_cause()) == 404):
-                self._ask("list_objects_v2", Prefix=key, MaxKeys=1)
+            answer = self.ask("head_object", key)
+        except (NeedsOperator, NotFound) as error:
+            # the answer to HEAD has no body that could say why: this one has
+            if not (self._bucket_seen and isinstance(error, NotFound)):
+                self.ask("list_objects_v2", Prefix=key, MaxKeys=1)
             raise
-        return ObjectInfo(
-            key, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp()
-        )
+        return _info(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         for page in self._pages("list_objects_v2", Prefix=prefix):
             for item in page.get("Contents", ()):
-                yield ObjectInfo(
-                    item["Key"], item["Size"], item["ETag"], item["LastModified"].timestamp()
-                )
+                yield _info(item["Key"], item["Size"], item["ETag"], item["LastModified"])
 
     def _pages(self, operation: str, **parameters: Any) -> Iterator[Any]:
         paginator = self._client.get_paginator(operation)
         try:
-            for page in paginator.paginate(Bucket=self._bucket, **parameters):
+            for page in paginator.paginate(Bucket=self.bucket, **parameters):
                 self._bucket_seen = True
                 yield page
         except _FAILURES as error:
@@ -283,10 +300,9 @@ class S3Store:
             except Permanent as error:
                 if status_of(error.__cause__) != 501 or found.size > _LARGEST_COPY:
                     raise
-        where = {"Bucket": self._bucket, "Key": source}
-        answer = self._ask("copy_object", target, CopySource=where)["CopyObjectResult"]
-        copied = ObjectInfo(target, found.size, answer["ETag"], answer["LastModified"].timestamp())
-        return copied
+        where = {"Bucket": self.bucket, "Key": source}
+        answer = self.ask("copy_object", target, CopySource=where)["CopyObjectResult"]
+        return _info(target, found.size, answer["ETag"], answer["LastModified"])
 
     def _copy_ranges(self, found: ObjectInfo, target: str) -> ObjectInfo:
         upload = self.start_upload(target, found.size)
@@ -318,11 +334,11 @@ class S3Store:
                         raise
                     self._batch_deletes = False
             for key in batch:
-                self._ask("delete_object", key)
+                self.ask("delete_object", key)
 
-    def _delete_batch(self, keys: list[str]) -> None:  # type: ignore[valid-type]
+    def _delete_batch(self, keys: Sequence[str]) -> None:
         wanted = {"Objects": [{"Key": checked_key(key)} for key in keys], "Quiet": True}
-        answer = self._ask("delete_objects", Delete=wanted)
+        answer = self.ask("delete_objects", Delete=wanted)
         for fault in answer.get("Errors", ()):
             if fault.get("Code") != "NoSuchKey":
                 refusal = ClientError({"Error": fault}, "DeleteObjects")
@@ -342,3 +358,11 @@ class S3Store:
     def close(self) -> None:
         """See ObjectStore."""
         self._client.close()
+
+
+def _info(key: str, size: int, etag: str, modified: datetime) -> ObjectInfo:
+    return ObjectInfo(key, size, version_of(etag), modified.timestamp())
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

@@ -91,7 +91,7 @@ def enlarge(session: Any) -> None:
 
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, socket_options=options, **kwargs)  # type: ignore[no-untyped-call]
+            super().init_poolmanager(*args, socket_options=options, **kwargs)
 
     for scheme in ("http://", "https://"):
         session.mount(scheme, Adapter(pool_connections=4, pool_maxsize=CONNECTIONS, max_retries=0))

@@ -1,0 +1,187 @@
+"""What botocore raises, as the errors of this package, each with a remedy.
+
+Only codes and our own words enter a message: the server's text may quote signed headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore import exceptions as boto
+
+from syncd.errors import (
+    Conflict,
+    Corrupt,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    StoreError,
+    Transient,
+)
+from syncd.stores.wire import CLOCK_HINT, TRANSIENT_STATUSES, clock_words, retry_after
+
+_RIGHTS = (
+    "allow s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject and "
+    "s3:AbortMultipartUpload on the bucket"
+)
+_REGION = "set AWS_REGION to the region of the bucket, or correct AWS_ENDPOINT_URL"
+
+_OPERATOR = {
+    "InvalidAccessKeyId": "the access key does not exist: correct AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY; with a right one, AWS_REGION",
+    "ExpiredToken": "get new session credentials and put them into the environment or .env",
+    "ExpiredTokenException": "get new session credentials and put them into .env",
+    "TokenRefreshRequired": "get new session credentials and put them into .env",
+    "InvalidToken": "AWS_SESSION_TOKEN does not belong to these keys: remove or renew it",
+    "InvalidClientTokenId": "correct AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN",
+    "AccessDenied": _RIGHTS,
+    "AllAccessDisabled": "the provider has disabled the bucket: ask its support",
+    "AccountProblem": "the provider has a problem with the account: look at its billing",
+    "NotSignedUp": "the account is not signed up for the service",
+    "InvalidSecurity": "correct the credentials",
+    "NoSuchBucket": "create the bucket, or correct CLOUD_BUCKET",
+    "InvalidBucketName": "correct CLOUD_BUCKET",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "QuotaExceeded": "raise the quota of the bucket, or set SYNCD_KEEP_LAST",
+    "XMinioStorageFull": "free some space in the store, or set SYNCD_KEEP_LAST",
+    "KMS.DisabledException": "enable the key that encrypts the bucket",
+    "RequestTimeTooSkewed": CLOCK_HINT,
+    "RequestExpired": CLOCK_HINT,
+}
+_TRANSIENT = {
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "InternalError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "PriorRequestNotComplete",
+    "IncompleteBody",
+    "OperationAborted",
+    # somebody writes the same key at this moment: the retry meets either 412, or a free key
+    "ConditionalRequestConflict",
+}
+_CORRUPT = {
+    "BadDigest",
+    "InvalidDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+}
+_PERMANENT = {
+    "KeyTooLongError": "shorten the path of the file, or CLOUD_PREFIX",
+    "KeyTooLong": "shorten the path of the file, or CLOUD_PREFIX",
+    "EntityTooLarge": "the store does not take objects of this size",
+    "MaxMessageLengthExceeded": "the store does not take objects of this size",
+    "NotImplemented": "the store does not know this kind of request",
+    "InvalidObjectState": "restore the object from its archive class first",
+}
+_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.NoAuthTokenError,
+    boto.ProfileNotFound,
+    boto.ConfigParseError,
+    boto.ConfigNotFound,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+    boto.RefreshWithMFAUnsupportedError,
+)
+
+
+def _error_of(error: BaseException | None) -> Mapping[str, Any]:
+    return error.response if isinstance(error, boto.ClientError) else {}
+
+
+def code_of(error: BaseException | None) -> str:
+    """The store's own word for what is wrong; empty where it did not answer."""
+    return str(_error_of(error).get("Error", {}).get("Code", ""))
+
+
+def status_of(error: BaseException | None) -> int:
+    """The HTTP status of the answer, 0 where there was none."""
+    return int(_error_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def translate(error: Exception, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
+    """The error of this package for one of botocore's, met while doing ``what``."""
+    if isinstance(error, boto.ClientError):
+        return _translate_answer(error, what)
+    if isinstance(error, _CREDENTIALS):
+        return NeedsOperator(
+            f"{what}: there are no usable S3 credentials ({type(error).__name__})",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    if isinstance(error, boto.FlexibleChecksumError):
+        return Corrupt(f"{what}: the content does not match its checksum")
+    if isinstance(error, boto.SSLError) and (
+        "CERTIFICATE" in str(error) or "WRONG_VERSION" in str(error)
+    ):
+        return NeedsOperator(
+            f"{what}: the store's TLS certificate is not trusted, or it speaks no TLS",
+            hint="correct AWS_ENDPOINT_URL, or name the authority's file in AWS_CA_BUNDLE",
+        )
+    if isinstance(error, boto.ParamValidationError) and "bucket" in str(error).lower():
+        return NeedsOperator(f"{what}: this is no name of a bucket", hint="correct CLOUD_BUCKET")
+    if isinstance(error, boto.ParamValidationError):
+        return Permanent(f"{what}: {type(error).__name__}")
+    if isinstance(error, ValueError):
+        return NeedsOperator(
+            f"{what}: the endpoint cannot be used",
+            hint="AWS_ENDPOINT_URL must look like https://host:port",
+        )
+    if isinstance(error, FileNotFoundError | boto.InvalidConfigError):
+        return NeedsOperator(
+            f"{what}: the settings of S3 cannot be used ({type(error).__name__})",
+            hint="check AWS_CA_BUNDLE, AWS_PROFILE and the files they name",
+        )
+    return Transient(
+        f"{what}: no answer ({type(error).__name__})",
+        hint="check the network and AWS_ENDPOINT_URL",
+    )
+
+
+def _translate_answer(error: boto.ClientError, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
+    code, status = code_of(error), status_of(error)
+    headers = _error_of(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    words = f"{what}: {code or status}"
+    if code in ("PreconditionFailed", "NotModified") or status in (304, 412):
+        return Conflict(f"{words}: the condition does not hold")
+    if code in ("NoSuchKey", "NoSuchUpload", "NoSuchVersion"):
+        return NotFound(words)
+    if code in _CORRUPT:
+        return Corrupt(f"{words}: the content changed on its way", hint="it is sent again")
+    if code in _PERMANENT:
+        return Permanent(words, hint=_PERMANENT[code])
+    if code in _TRANSIENT or status in TRANSIENT_STATUSES:
+        hint = "the store is busy or down; it is tried again"
+        return Transient(words, hint=hint, retry_after=retry_after(headers))
+    if code in _OPERATOR or status in (301, 307, 401, 403, 507):
+        off = clock_words(headers)
+        if off:
+            return NeedsOperator(f"{words}: {off}", hint=CLOCK_HINT)
+        fallback = _REGION if status in (301, 307) else _RIGHTS
+        return NeedsOperator(words, hint=_OPERATOR.get(code, fallback))
+    if status == 404:
+        return NotFound(words)
+    return Permanent(words)
+
+
+def refuses_checksums(error: Exception) -> bool:
+    """Whether the store may have refused the form of botocore's checksums, not the request."""
+    code, status = code_of(error), status_of(error)
+    if status in (411, 501) or code in ("MissingContentLength", "XAmzContentSHA256Mismatch"):
+        return True
+    words = str(_error_of(error).get("Error", {}).get("Message", "")).lower()
+    named = any(word in words for word in ("checksum", "trailer", "aws-chunked", "sdk-checksum"))
+    return status == 400 and code not in ("BadDigest", "InvalidDigest") and named
