@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Sets everything up on a bare machine and passes the tests. Safe to run again: what is there stays.
+set -Eeuo pipefail
+trap 'printf "tests: FAILED in line %s\n" "$LINENO" >&2' ERR
+
+usage() {
+    cat <<'HELP'
+usage: bash tests/run.sh [--all] [--no-setup] [PYTEST OPTIONS]
+
+Makes .venv, installs the packages and the servers the tests need, then checks the code (ruff,
+mypy, import-linter, shellcheck, hadolint) and runs pytest.
+
+  --all        every test; without it, those that take long (marked slow) are left out
+  --no-setup   go straight to the checks and the tests
+  -h, --help   this text
+
+All else goes to pytest: bash tests/run.sh -k keeper -x
+
+  VENV_DIR     the virtual environment; default .venv
+  PYTHON       the interpreter to make it with (3.10 or newer)
+HELP
+}
+
+all='' setup=1 arguments=()
+while (($#)); do
+    case $1 in
+    --all) all=1 ;;
+    --no-setup) setup='' ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export VENV_DIR=${VENV_DIR:-$PWD/.venv}
+bin=$VENV_DIR/bin
+
+step() { printf '\n== %s\n' "$*"; }
+
+if [[ -n $setup ]]; then
+    step "packages"
+    bash start_vast.sh --install s3,gcs,azure,trainer,test
+    if [[ -f tests/servers/install.sh ]]; then
+        step "servers"
+        PATH=$bin:$PATH bash tests/servers/install.sh
+    fi
+fi
+export PATH=$bin:$PATH
+
+mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run 2>/dev/null)
+((${#scripts[@]})) || mapfile -t scripts < <(find . -name '*.sh' -not -path './.venv*' -not -path './tests/.servers/*')
+
+step "ruff" && ruff check . && ruff format --check .
+step "mypy" && mypy
+step "imports" && lint-imports
+step "shellcheck" && shellcheck "${scripts[@]}"
+step "hadolint" && hadolint Dockerfile
+
+step "pytest"
+if [[ -z $all ]]; then arguments=(-m "not slow and not remote" "${arguments[@]}"); fi
+if [[ -n $all ]]; then arguments=(-m "not remote" "${arguments[@]}"); fi
+exec python -m pytest "${arguments[@]}"
