@@ -133,7 +133,6 @@ readonly KNOWN="CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX
     AZURE_STORAGE_CONNECTION_STRING CHECKPOINT_DIR LOG_DIR SYNCD_STATE_DIR SYNCD_SETTLE
     SYNCD_LOG_INTERVAL SYNCD_BWLIMIT SYNCD_CONCURRENCY SYNCD_SHUTDOWN_GRACE SYNCD_KEEP_LAST
     SYNCD_KEEP_LAST_LOCAL SYNCD_EXCLUDE SYNCD_HTTP RESUME_FROM
-    TRAINER_DATA TRAINER_ARGS TRAINER_RESTARTS TRAINER_RESTART_DELAY
     CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON
     CONTAINER_ID VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR"
 
@@ -141,12 +140,15 @@ readonly KNOWN="CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX
 set_default() { [[ -n ${!1+set} ]] || export "$1=$2"; }
 
 settings_of_process_1() {
-    local pair name
-    [[ $$ -ne 1 && -r ${PROC_1_ENVIRON:-/proc/1/environ} ]] || return 0
-    while IFS= read -r -d '' pair; do
+    local pair name pairs=()
+    [[ $$ -ne 1 ]] || return 0
+    mapfile -d '' -t pairs < <(cat "${PROC_1_ENVIRON:-/proc/1/environ}" 2>/dev/null || true)
+    for pair in "${pairs[@]}"; do
         name=${pair%%=*}
-        if [[ " ${KNOWN//$'\n'/ } " == *" $name "* ]]; then set_default "$name" "${pair#*=}"; fi
-    done <"${PROC_1_ENVIRON:-/proc/1/environ}"
+        if [[ $name == TRAINER_* || " ${KNOWN//$'\n'/ } " == *" $name "* ]]; then
+            set_default "$name" "${pair#*=}"
+        fi
+    done
 }
 
 # Parsed, not sourced: a file of settings must not run commands. Knows what editors on other
