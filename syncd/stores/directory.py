@@ -52,7 +52,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 def _translate(error: OSError, key: str) -> StoreError:
     number = error.errno or 0
     words = f"{key}: {error.strerror}"
-    if number in (errno.ENOENT,):
+    if number == errno.ENOENT:
         return NotFound(f"there is no {key}")
     if number in (errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ENOTEMPTY):
         return Permanent(words, hint="shorten or change the name of the file")
@@ -86,15 +86,18 @@ class DirectoryStore:
         folder = self._root / _ASIDE
         if not folder.is_dir():
             if not self._root.parent.is_dir():
-                raise NeedsOperator(
-                    f"the directory {self._root} does not exist",
-                    hint="mount the volume, or correct CLOUD_BUCKET",
-                )
+                raise self._absent()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _translate(error, str(self._root)) from error
         return folder / secrets.token_hex(8)
+
+    def _absent(self) -> NeedsOperator:
+        return NeedsOperator(
+            f"the directory {self._root} does not exist",
+            hint="mount the volume, or correct CLOUD_BUCKET",
+        )
 
     def _info(self, key: str, stat: os.stat_result) -> ObjectInfo:
         version = f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}"
@@ -118,6 +121,14 @@ class DirectoryStore:
 
     def settle(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
         """Give a whole object its name."""
+        for _ in range(5):
+            with contextlib.suppress(FileNotFoundError):  # its folder was empty, and tidied away
+                self._make_room(target, key)
+                return self._name(aside, target, key, condition)
+        raise Transient(f"{key}: its directory vanishes again and again")
+
+    def _make_room(self, target: Path, key: str) -> None:
+        missing = [folder for folder in target.parents if not folder.exists()]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -125,8 +136,16 @@ class DirectoryStore:
                 f"{key}: a part of this name is an object already",
                 hint="a directory cannot hold both 'p' and 'p/q'",
             ) from None
+        for folder in missing:
+            _sync(folder.parent)
         if target.is_dir():
-            raise Permanent(f"{key}: other objects lie below this name")
+            raise Permanent(
+                f"{key}: other objects lie below this name",
+                hint="a directory cannot hold both 'p' and 'p/q'",
+            )
+
+    def _name(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
+        info = self._info(key, aside.stat())
         if isinstance(condition, IfAbsent):
             self._link(aside, target, key)
         elif isinstance(condition, IfVersion):
@@ -141,7 +160,7 @@ class DirectoryStore:
         else:
             aside.replace(target)
         _sync(target.parent)
-        return self._info(key, target.stat())
+        return info
 
     @staticmethod
     def _link(aside: Path, target: Path, key: str) -> None:
@@ -200,10 +219,7 @@ class DirectoryStore:
     def _missing(self, key: str) -> StoreError | None:
         """Tell a missing directory from a missing object in it."""
         if not self._root.is_dir() and not self._root.parent.is_dir():
-            return NeedsOperator(
-                f"the directory {self._root} does not exist",
-                hint="mount the volume, or correct CLOUD_BUCKET",
-            )
+            return self._absent()
         return NotFound(f"there is no {key}") if not self._path(key).is_file() else None
 
     def head(self, key: str) -> ObjectInfo:
@@ -219,13 +235,12 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
+        if ".." in prefix.split("/") or prefix.startswith("/"):
+            raise Permanent(f"{prefix!r} leads out of the directory")
         folder = self._root / prefix.rpartition("/")[0]
         if not self._root.is_dir():
             if not self._root.parent.is_dir():
-                raise NeedsOperator(
-                    f"the directory {self._root} does not exist",
-                    hint="mount the volume, or correct CLOUD_BUCKET",
-                )
+                raise self._absent()
             return
         pending = [folder]
         while pending:
@@ -253,10 +268,10 @@ class DirectoryStore:
         """See ObjectStore."""
         aside = self._aside()
         try:
-            shutil.copyfile(self._path(source), aside)
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
+            _copy_file(self._path(source), aside)
             return self.settle(aside, self._path(target), target, condition)
+        except FileNotFoundError:
+            raise NotFound(f"there is no {source}") from None
         except OSError as error:
             raise _translate(error, source) from error
         finally:
@@ -364,9 +379,27 @@ class _DirectoryUpload:
             self._aside.unlink(missing_ok=True)
 
 
+def _copy_file(source: Path, target: Path) -> None:
+    """Copy within the kernel; file systems that can, share the blocks."""
+    with source.open("rb") as old, target.open("wb") as new:
+        try:
+            while os.copy_file_range(old.fileno(), new.fileno(), 1 << 30):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, *_NO_LINKS):
+                raise
+            shutil.copyfileobj(old, new, _CHUNK)
+        new.flush()
+        os.fsync(new.fileno())
+
+
 def _sync(folder: Path) -> None:
+    """Make a name durable; some network file systems have nothing to do for that, and say so."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, *_NO_LINKS):
+            raise
     finally:
         os.close(fd)

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_base, wait_random_exponential
 
 from syncd.clock import Clock
-from syncd.errors import Transient
+from syncd.errors import StoreError, Transient
 from syncd.stores.base import (
     Buffer,
     Condition,
@@ -31,18 +31,26 @@ _T = TypeVar("_T")
 _FIRST, _LONGEST = 0.5, 60.0
 """Seconds: the back-off is drawn from nothing to this, doubling at each failure."""
 
+_LONGEST_ASKED = 300.0
+"""Seconds: a store that asks for a longer pause than this is asked sooner whether it is back."""
+
 _OPEN_AFTER = 5
 """Failures in a row, of all threads together, that open the circuit."""
 
 
 @dataclass
 class Circuit:
-    """How the store has been answering; ``since`` is None while it answers."""
+    """How the store has been answering; ``since`` is None while it answers.
+
+    ``failures`` counts the attempts in a row that failed; ``next_probe`` is the time, on the
+    monotonic clock, before which no further one goes out once the circuit is open.
+    """
 
     failures: int = 0
     since: float | None = None
     message: str = ""
     hint: str = ""
+    next_probe: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -60,7 +68,7 @@ class _Wait(wait_base):
         error = retry_state.outcome.exception() if retry_state.outcome else None
         wait = self._backoff(retry_state)
         asked = error.retry_after if isinstance(error, Transient) else None
-        return max(wait, min(asked, _LONGEST)) if asked is not None else wait
+        return max(wait, min(asked, _LONGEST_ASKED)) if asked is not None else wait
 
 
 class Resilient:
@@ -85,7 +93,7 @@ class Resilient:
         self._deadline = deadline
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._probing = threading.Lock()
+        self._prober: int | None = None
         self.circuit = Circuit()
         self.name = store.name
         self.capabilities = store.capabilities
@@ -94,59 +102,63 @@ class Resilient:
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. After a lost acknowledgement IfAbsent ends in Conflict."""
-        return self._try(lambda: self._store.put(key, data, condition))
+        return self.attempt(lambda: self._store.put(key, data, condition))
 
     def start_upload(self, key: str, size: int) -> Upload:
         """See ObjectStore; the upload's requests are retried like all others."""
-        return _ResilientUpload(self._try(lambda: self._store.start_upload(key, size)), self._try)
+        return _ResilientUpload(self.attempt(lambda: self._store.start_upload(key, size)), self)
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
     ) -> Iterator[bytes]:
         """See ObjectStore; a reading that breaks off goes on where it was, in the same object."""
+        pinned = self.head(key).version if version is None else version
         done = 0
-        if version is None:
-            version = self.head(key).version
-        while length is None or done < length:
-            left = None if length is None else length - done
-            chunks = self._store.read(key, start + done, left, version)
+        chunks: Iterator[bytes] = iter(())
+        fresh = True
+
+        def next_chunk() -> bytes | None:
+            nonlocal chunks, fresh
+            if fresh:
+                left = None if length is None else length - done
+                chunks, fresh = self._store.read(key, start + done, left, pinned), False
             try:
-                while True:
-                    chunk = next(chunks, None)
-                    if chunk is None:
-                        self._succeeded()
-                        return
-                    done += len(chunk)
-                    yield chunk
-            except Transient as error:
-                self._failed(error)
-                self._wait_or_raise(error)
-        return
+                return next(chunks, None)
+            except Transient:
+                fresh = True
+                raise
+
+        while length is None or done < length:
+            chunk = self.attempt(next_chunk)
+            if chunk is None:
+                return
+            done += len(chunk)
+            yield chunk
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        return self._try(lambda: self._store.head(key))
+        return self.attempt(lambda: self._store.head(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore; a listing that breaks off starts anew."""
-        return iter(self._try(lambda: [*self._store.list(prefix)]))
+        return iter(self.attempt(lambda: [*self._store.list(prefix)]))
 
     def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
-        return self._try(lambda: self._store.copy(source, target, condition))
+        return self.attempt(lambda: self._store.copy(source, target, condition))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore."""
         wanted = list(keys)
-        self._try(lambda: self._store.delete(wanted))
+        self.attempt(lambda: self._store.delete(wanted))
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore."""
-        return iter(self._try(lambda: [*self._store.pending_uploads(prefix)]))
+        return iter(self.attempt(lambda: [*self._store.pending_uploads(prefix)]))
 
     def discard_upload(self, upload: PendingUpload) -> None:
         """See ObjectStore."""
-        self._try(lambda: self._store.discard_upload(upload))
+        self.attempt(lambda: self._store.discard_upload(upload))
 
     def close(self) -> None:
         """See ObjectStore."""
@@ -154,7 +166,8 @@ class Resilient:
 
     # -- trying again
 
-    def _try(self, request: Callable[[], _T]) -> _T:
+    def attempt(self, request: Callable[[], _T]) -> _T:
+        """Make a request until it is answered, or time is over."""
         retrying = Retrying(
             retry=retry_if_exception_type(Transient),
             wait=_Wait(),
@@ -165,10 +178,27 @@ class Resilient:
         return retrying(lambda: self._one_try(request))
 
     def _one_try(self, request: Callable[[], _T]) -> _T:
-        if not self.circuit.open:
+        while not self._may_go():
+            if self._over():
+                raise Transient(self.circuit.message, hint=self.circuit.hint)
+            self._sleep(max(_FIRST, self.circuit.next_probe - self._clock.monotonic()))
+        try:
             return self._observed(request)
-        with self._probing:  # one probe at a time; whoever comes next sees how it went
-            return self._observed(request)
+        finally:
+            with self._lock:
+                if self._prober == threading.get_ident():
+                    self._prober = None
+
+    def _may_go(self) -> bool:
+        """Whether the circuit is closed, or this thread's request is to be its probe."""
+        with self._lock:
+            if not self.circuit.open:
+                return True
+            due = self._clock.monotonic() >= self.circuit.next_probe
+            if due and self._prober is None:
+                self._prober = threading.get_ident()
+                return True
+            return False
 
     def _observed(self, request: Callable[[], _T]) -> _T:
         try:
@@ -176,7 +206,7 @@ class Resilient:
         except Transient as error:
             self._failed(error)
             raise
-        except Exception:
+        except StoreError:
             self._succeeded()  # a refusal is an answer: the store is there
             raise
         self._succeeded()
@@ -188,6 +218,9 @@ class Resilient:
             circuit.failures += 1
             circuit.since = circuit.since or self._clock.now()
             circuit.message, circuit.hint = error.message, error.hint
+            pause = min(_FIRST * 2 ** min(max(0, circuit.failures - _OPEN_AFTER), 10), _LONGEST)
+            pause = max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED))
+            circuit.next_probe = self._clock.monotonic() + pause
         self._on_change(circuit)
 
     def _succeeded(self) -> None:
@@ -208,31 +241,23 @@ class Resilient:
             seconds = min(seconds, max(0.0, deadline - self._clock.monotonic()))
         self._clock.wait(self._abort, seconds)
 
-    def _wait_or_raise(self, error: Transient) -> None:
-        if self._over():
-            raise error
-        pause = min(_FIRST * 2 ** min(self.circuit.failures, 10), _LONGEST)
-        self._sleep(max(pause, error.retry_after or 0.0))
-
 
 class _ResilientUpload:
     """The parts of one upload, each retried."""
 
-    def __init__(self, upload: Upload, attempt: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, upload: Upload, store: Resilient) -> None:
         self._upload = upload
-        self._attempt: Callable[..., object] = attempt
+        self._store = store
         self.key = upload.key
         self.id = upload.id
 
     def send(self, number: int, data: Buffer) -> None:
         """See Upload."""
-        self._attempt(lambda: self._upload.send(number, data))
+        self._store.attempt(lambda: self._upload.send(number, data))
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
-        info = self._attempt(lambda: self._upload.finish(condition))
-        assert isinstance(info, ObjectInfo)  # noqa: S101 - for the type checker
-        return info
+        return self._store.attempt(lambda: self._upload.finish(condition))
 
     def abort(self) -> None:
         """See Upload. Tried once: what it leaves is found by pruning."""
