@@ -1,0 +1,192 @@
+"""Every setting of a run in one place: defaults, limits, help, option and environment names.
+
+A field's metadata is the only source: the command line, the TRAINER_* variables, the validation,
+the print-out at the start and the copy in each checkpoint are all made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import UsageFault
+
+DEMO: Mapping[str, str] = {
+    "generations": "12", "population": "6", "context": "10", "horizon": "40", "episodes": "4",
+    "hidden": "48", "day_width": "16", "updates": "60", "batch": "64", "replay": "20000",
+}  # fmt: skip
+DEMO_STEP = 12  # generations that another --demo --resume adds to a finished run
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    identity: bool = True,
+) -> Any:
+    """Describe a setting; `identity` ones must not change when a run is resumed."""
+    meta = {"help": text, "low": low, "high": high, "choices": choices, "identity": identity}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked to do."""
+
+    data: str = _setting("", "Market data file (CSV: date,ticker,open,high,low,close,volume).",
+                         identity=False)
+    run: str = _setting("", "Name of the run; a fresh one gets a name of its own.", identity=False)
+    generations: int = _setting(100, "Generation at which the run is finished.", low=1,
+                                identity=False)
+    checkpoint_every: int = _setting(5, "Generations between checkpoints.", low=1, identity=False)
+    keep_last: int = _setting(0, "Local checkpoints to keep, at least 2; 0 keeps all.", low=0,
+                              identity=False)
+    device: str = _setting("auto", "Where tensors live.", choices=("auto", "cpu", "cuda"),
+                           identity=False)
+    threads: int = _setting(0, "CPU threads of torch; 0 takes the checkpoint's number, or at most "
+                            "four.", low=0, high=1024, identity=False)
+    seed: int = _setting(0, "Seed of all randomness.", low=0, high=2**62)
+    tradable: str = _setting("", "Series that may be traded, by name, comma separated; "
+                             "empty means all.")
+    train_share: float = _setting(0.7, "Share of the days used for training, from the first.",
+                                  low=0.05, high=0.95)
+    validation_share: float = _setting(0.15, "Share of the days after them used for validation; "
+                                       "the rest is held out.", low=0.02, high=0.9)
+    context: int = _setting(20, "Days that an agent sees at once.", low=1, high=5000)
+    horizon: int = _setting(60, "Trading days of an episode.", low=1, high=5000)
+    episodes: int = _setting(4, "Episodes of a generation, the same for every agent.", low=1)
+    costs_bps: float = _setting(10.0, "Costs of a trade in basis points of its value.", low=0,
+                                high=1000)
+    exposure: float = _setting(1.0, "Cap on the sum of the target weights.", low=0.01, high=1)
+    population: int = _setting(16, "Actors in the population.", low=2, high=10000)
+    elites: float = _setting(0.2, "Share of the population that survives unchanged.", low=0,
+                             high=0.9)
+    tournament: int = _setting(3, "Agents drawn for each tournament.", low=1)
+    crossover: float = _setting(0.5, "Chance that a child mixes two parents.", low=0, high=1)
+    mutation: float = _setting(0.9, "Chance that a child is mutated.", low=0, high=1)
+    mutation_share: float = _setting(0.1, "Share of a mutated child's weights that change.", low=0,
+                                     high=1)
+    mutation_scale: float = _setting(0.1, "Size of a mutation against the size of the layer's "
+                                     "weights.", low=0)
+    learners: int = _setting(1, "DDPG learners on the shared replay buffer.", low=0, high=1000)
+    inject_every: int = _setting(1, "Generations between injections of the learners.", low=1)
+    updates: int = _setting(100, "Gradient updates in a generation.", low=0)
+    batch: int = _setting(64, "Transitions in a micro-batch, per learner.", low=1)
+    accumulate: int = _setting(1, "Micro-batches whose gradients make one update.", low=1)
+    replay: int = _setting(100_000, "Transitions the replay buffer holds.", low=1)
+    discount: float = _setting(0.9, "Discount of the next day's value.", low=0, high=1)
+    tau: float = _setting(0.005, "Step of the target networks towards the networks.", low=0,
+                          high=1)
+    actor_rate: float = _setting(1e-4, "Learning rate of the actors.", low=0)
+    critic_rate: float = _setting(1e-3, "Learning rate of the critics.", low=0)
+    clip: float = _setting(1.0, "Largest norm of a learner's gradient.", low=1e-9)
+    noise: float = _setting(0.2, "Exploration noise on the learners' actions.", low=0)
+    hidden: int = _setting(128, "Width of the hidden layers.", low=1)
+    day_width: int = _setting(32, "Width of the code of one day.", low=1)
+    validate_every: int = _setting(5, "Generations between validations of the champion.", low=1)
+
+    @property
+    def elite_count(self) -> int:
+        """Elites of a generation: at least one, and never everybody."""
+        return min(max(1, round(self.elites * self.population)), self.population - 1)
+
+    @property
+    def tradable_names(self) -> tuple[str, ...]:
+        """The named tradable series; empty means all."""
+        return tuple(n.strip() for n in self.tradable.split(",") if n.strip())
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that make the course of training: equal in a run from start to end."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["identity"]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def settings_fields() -> tuple[Field[Any], ...]:
+    """The fields, in the order of declaration."""
+    return fields(Settings)
+
+
+def build(given: Mapping[str, str], *, base: Settings | None = None) -> Settings:
+    """Settings from texts over `base`; raises UsageFault naming every fault at once."""
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        if item.name in given:
+            try:
+                values[item.name] = _parse(item, given[item.name])
+            except ValueError as error:
+                faults.append(f"--{item.name.replace('_', '-')}: {error}")
+    settings = replace(base or Settings(), **values)
+    faults += _consistency(settings)
+    if faults:
+        raise UsageFault(*faults)
+    return settings
+
+
+def from_saved(saved: Mapping[str, Any]) -> Settings:
+    """Settings as a checkpoint's state.json holds them; unknown names are a newer trainer's."""
+    known = {f.name for f in fields(Settings)}
+    unknown = sorted(set(saved) - known)
+    if unknown:
+        raise UsageFault(f"the checkpoint has settings this trainer does not know: {unknown}")
+    return Settings(**saved)
+
+
+def differences(asked: Settings, saved: Settings) -> list[str]:
+    """One line for each setting that may not change on resume and does."""
+    then = saved.identity()
+    return [
+        f"--{name.replace('_', '-')} is {value!r}, but the run was started with {then[name]!r}"
+        for name, value in asked.identity().items()
+        if value != then[name]
+    ]
+
+
+def _parse(item: Field[Any], text: str) -> Any:
+    kind: Any = type(item.default)
+    low, high, choices = (item.metadata[k] for k in ("low", "high", "choices"))
+    if kind is str:
+        if choices and text not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+    try:
+        value = kind(text)
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{text!r} is not {word}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    if low is not None and value < low:
+        raise ValueError(f"{text} is below the least value, {low:g}")
+    if high is not None and value > high:
+        raise ValueError(f"{text} is above the greatest value, {high:g}")
+    return value
+
+
+def _consistency(settings: Settings) -> list[str]:
+    faults = []
+    if settings.train_share + settings.validation_share >= 1:
+        faults.append(
+            f"--train-share {settings.train_share:g} and --validation-share "
+            f"{settings.validation_share:g} leave no days to hold out"
+        )
+    if settings.keep_last == 1:
+        faults.append("--keep-last: at least 2 are kept, or 0 for all")
+    if settings.learners > settings.population - settings.elite_count:
+        faults.append(
+            f"--learners {settings.learners}: they are injected in the places of agents that are "
+            f"no elites, and there are {settings.population - settings.elite_count} of those"
+        )
+    name = settings.run
+    if name and (name != Path(name).name or name.startswith((".", "tmp")) or "\\" in name):
+        faults.append(f"--run: {name!r} must be a plain name, not beginning with '.' or 'tmp'")
+    return faults
