@@ -168,7 +168,8 @@ settings_of_file() {
         fi
         name=${BASH_REMATCH[2]} value=${BASH_REMATCH[3]}
         if [[ $value =~ ^\"((\\.|[^\"\\])*)\"[[:space:]]*(#.*)?$ ]]; then
-            printf -v value '%b' "${BASH_REMATCH[1]}"
+            value=${BASH_REMATCH[1]}
+            printf -v value '%b' "${value//\\\"/\"}"
         elif [[ $value =~ ^\'([^\']*)\'[[:space:]]*(#.*)?$ ]]; then
             value=${BASH_REMATCH[1]}
         elif [[ $value == [\"\']* ]]; then
