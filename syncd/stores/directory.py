@@ -16,14 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from syncd.errors import (
-    Conflict,
-    NeedsOperator,
-    NotFound,
-    Permanent,
-    StoreError,
-    Transient,
-)
+from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import (
     Buffer,
     Capabilities,
@@ -33,8 +26,8 @@ from syncd.stores.base import (
     ObjectInfo,
     PendingUpload,
 )
+from syncd.stores.wire import CHUNK, checked_key
 
-_CHUNK = 1024 * 1024
 _ASIDE = ".syncd-tmp"
 """Folder inside the store for objects that are not whole yet; never listed."""
 
@@ -76,8 +69,8 @@ class DirectoryStore:
     # -- paths
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if any(part in ("", ".", "..") for part in parts) or "\0" in key or parts[0] == _ASIDE:
+        parts = checked_key(key).split("/")
+        if any(part in ("", ".", "..") for part in parts) or parts[0] == _ASIDE:
             raise Permanent(f"{key!r} cannot be the name of a file")
         return self._root / key
 
@@ -208,7 +201,7 @@ class DirectoryStore:
                 file.seek(start)
                 left = max(0, end - start)
                 while left:
-                    chunk = file.read(min(_CHUNK, left))
+                    chunk = file.read(min(CHUNK, left))
                     if not chunk:
                         raise Transient(f"{key} ended before its length")
                     left -= len(chunk)
@@ -388,7 +381,7 @@ def _copy_file(source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, *_NO_LINKS):
                 raise
-            shutil.copyfileobj(old, new, _CHUNK)
+            shutil.copyfileobj(old, new, CHUNK)
         new.flush()
         os.fsync(new.fileno())
 

