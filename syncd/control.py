@@ -155,7 +155,7 @@ class Servers:
     """The listening sides, each in a thread of its own."""
 
     def __init__(self) -> None:
-        self._servers: list[Any] = []
+        self._servers: list[tuple[Any, threading.Thread]] = []
 
     def listen_socket(self, application: Application, state_dir: Path) -> None:
         """Listen on the socket file of the state directory."""
@@ -166,20 +166,30 @@ class Servers:
     def listen_http(self, application: Application, host: str, port: int) -> int | None:
         """Listen on an address; None, with a warning, where that cannot be."""
         try:
-            server = self._start(application, host=host, port=port)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family)
         except OSError as error:
             log.warning("no status page on %s:%d: %s", host, port, error.strerror)
             return None
-        return int(server.effective_port)
+        self._start(application, sockets=[listener])
+        return int(listener.getsockname()[1])
 
-    def _start(self, application: Application, **address: Any) -> Any:
+    def close(self) -> None:
+        """Stop listening."""
+        for server, thread in self._servers:
+            server.task_dispatcher.shutdown()
+            server.close()
+            thread.join(2)
+        self._servers.clear()
+
+    def _start(self, application: Application, **address: Any) -> None:
         from waitress.server import create_server
 
         logging.getLogger("waitress").setLevel(logging.ERROR)
         server = create_server(application, map={}, threads=2, **address)
-        self._servers.append(server)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
-        return server
+        thread = threading.Thread(target=server.run, name="http", daemon=True)
+        thread.start()
+        self._servers.append((server, thread))
 
 
 @contextlib.contextmanager

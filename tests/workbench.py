@@ -123,10 +123,10 @@ def restore_newest(bucket: Path, target: Path) -> CommitRecord | None:
     return back.restore_newest(back.commits(), target).record
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its content."""
+def tree(folder: Path, prefix: str = "") -> dict[str, bytes]:
+    """Every file below a folder with its content, by relative path after ``prefix``."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        prefix + path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.is_symlink()
     }

@@ -1,0 +1,156 @@
+"""Restore: proven byte for byte, into place by one rename, never out of its root."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncd.errors import Corrupt, Permanent
+from syncd.records import CommitRecord
+from syncd.restore import STAGING, clear_staging
+from syncd.stores.directory import DirectoryStore
+from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number in (5, 10):
+        machine.write(f"run/gen-{number:06}/agents/a.bin", os.urandom(100))
+        machine.write(f"run/gen-{number:06}/state.json", json.dumps({"generation": number}))
+        machine.commit_all()
+    return machine
+
+
+def test_brings_back_names_bytes_modes_and_times(machine: Machine, tmp_path: Path) -> None:
+    path = machine.write("run/gen-000015/state.json", "{}")
+    path.chmod(0o600)
+    age(path, -100)
+    (path.parent / "link").symlink_to("state.json")
+    machine.commit_all()
+    restore_newest(tmp_path / "bucket", tmp_path / "two")
+    got = tmp_path / "two/run/gen-000015"
+    assert tree(got) == {"state.json": b"{}"}
+    assert (got / "state.json").stat().st_mode & 0o777 == 0o600
+    assert (got / "state.json").stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert (got / "link").readlink() == Path("state.json")
+    assert not list((tmp_path / "two").glob(f"{STAGING}*"))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "longer"])
+def test_damaged_newest_falls_back_to_the_one_before(
+    machine: Machine, tmp_path: Path, damage: str
+) -> None:
+    victim = tmp_path / "bucket/eigen2/checkpoints/run/gen-000010/agents/a.bin"
+    data = victim.read_bytes()
+    if damage == "gone":
+        victim.unlink()
+    else:
+        changed = {
+            "flipped": bytes([data[0] ^ 1]) + data[1:],
+            "cut": data[:-1],
+            "longer": data + b"x",
+        }
+        victim.write_bytes(changed[damage])
+    back = restorer(tmp_path / "bucket")
+    result = back.restore_newest(back.commits(), tmp_path / "two")
+    assert result.record is not None
+    assert result.record.checkpoint == "run/gen-000005"
+    assert "run/gen-000010" in result.rejected[0]
+    assert tree(tmp_path / "two") == tree(machine.root / "run/gen-000005", "run/gen-000005/")
+    with pytest.raises(Corrupt):
+        back.verify(next(c for c in back.commits() if isinstance(c, CommitRecord)))
+
+
+def test_broken_record_is_passed_over(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "bucket" / LAYOUT.commit(2)).write_bytes(b'{"format": 1')
+    back = restorer(tmp_path / "bucket")
+    result = back.restore_newest(back.commits(), tmp_path / "two")
+    assert result.record is not None
+    assert (result.record.seq, len(result.rejected)) == (1, 1)
+
+
+def test_what_is_there_is_not_replaced_unless_asked(machine: Machine, tmp_path: Path) -> None:
+    target = tmp_path / "two"
+    restore_newest(tmp_path / "bucket", target)
+    (target / "run/gen-000010/state.json").write_text("mine")
+    back = restorer(tmp_path / "bucket")
+    with pytest.raises(Permanent, match="there already"):
+        back.restore_newest(back.commits(), target)
+    back.restore_newest(back.commits(), target, replace=True)
+    assert tree(target / "run/gen-000010") == tree(machine.root / "run/gen-000010")
+
+
+def test_tampered_record_writes_nothing_outside(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "bucket" / LAYOUT.commit(2)
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    document["files"][0]["path"] = "../../../escaped"
+    path.write_text(json.dumps(document))
+    restore_newest(tmp_path / "bucket", tmp_path / "deep/two")
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_link_in_the_way_is_not_followed(machine: Machine, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = tmp_path / "two"
+    target.mkdir()
+    (target / "run").symlink_to(outside)
+    with pytest.raises(Permanent, match="in the way"):
+        restore_newest(tmp_path / "bucket", target)
+    assert list(outside.iterdir()) == []
+
+
+def test_companions_come_back_beside_their_checkpoint(machine: Machine, tmp_path: Path) -> None:
+    machine.write("run/config.yaml", "lr: 0.1")
+    (machine.root / "run/best").symlink_to("gen-000010")
+    (machine.root / "run/old").symlink_to("gen-000005")
+    machine.commit_all()
+    record = restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert record is not None
+    assert record.checkpoint == "run/gen-000010"
+    assert (tmp_path / "two/run/config.yaml").read_text() == "lr: 0.1"
+    assert (tmp_path / "two/run/best").readlink() == Path("gen-000010")
+    assert not (tmp_path / "two/run/old").is_symlink()
+
+
+def test_tracker_names_what_was_brought_back(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("ds/global_step20/shard.bin", b"x")
+    machine.write("ds/latest", "global_step20")
+    machine.commit_all()
+    restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert (tmp_path / "two/ds/latest").read_text() == "global_step20"
+
+
+def test_leftovers_of_a_killed_restore_are_cleared(tmp_path: Path) -> None:
+    (tmp_path / f"{STAGING}1-abc/content").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    clear_staging(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_disk_that_is_too_small_is_said_before_anything_is_fetched(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10))
+    with pytest.raises(Permanent, match="free"):
+        restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert tree(tmp_path / "two") == {}
+
+
+def test_restored_machine_sends_nothing_again(machine: Machine, tmp_path: Path) -> None:
+    from tests.workbench import CountingStore
+
+    store = CountingStore(DirectoryStore(tmp_path / "bucket"))
+    restore_newest(tmp_path / "bucket", tmp_path / "two/checkpoints")
+    other = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b", store=store).start()
+    assert other.commit_all() == []
+    assert store.sent_bytes == 0

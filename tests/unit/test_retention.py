@@ -1,0 +1,131 @@
+"""Retention never eats the last good one, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from syncd.clock import SystemClock
+from syncd.errors import Corrupt
+from syncd.profiles import units
+from syncd.records import CommitRecord
+from syncd.retention import Retention, doomed, prune_local, series
+from syncd.scan import scan
+from syncd.stores.directory import DirectoryStore
+from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number in range(5, 30, 5):
+        machine.write(f"run/gen-{number:06}/w.bin", os.urandom(50))
+        machine.write(f"run/gen-{number:06}/state.json", "{}")
+        machine.commit_all()
+    return machine
+
+
+def commits(bucket: Path) -> list[CommitRecord]:
+    back = restorer(bucket)
+    found = [c for c in back.commits() if isinstance(c, CommitRecord)]
+    for commit in found:
+        back.verify(commit)
+    return found
+
+
+def test_series_leaves_numbers_of_the_last_part_out() -> None:
+    assert series("run7/gen-000015") == series("run7/gen-000020") != series("run8/gen-000020")
+
+
+def test_keeps_the_newest_of_each_series(machine: Machine, tmp_path: Path) -> None:
+    machine.write("best.bin", b"best")
+    machine.commit_all()
+    pruned = Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(2)
+    assert [c.checkpoint for c in pruned.commits] == [
+        "run/gen-000015",
+        "run/gen-000010",
+        "run/gen-000005",
+    ]
+    assert [c.checkpoint for c in commits(tmp_path / "bucket")] == [
+        "best.bin",
+        "run/gen-000025",
+        "run/gen-000020",
+    ]
+    plain = tree(tmp_path / "bucket/eigen2/checkpoints/run")
+    assert {name.split("/")[0] for name in plain} == {"gen-000020", "gen-000025"}
+    assert not (tmp_path / "bucket/eigen2/.syncd/pruning").exists()
+
+
+def test_dry_run_deletes_nothing(machine: Machine, tmp_path: Path) -> None:
+    before = tree(tmp_path / "bucket")
+    retention = Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock())
+    assert len(retention.prune(1, dry_run=True).commits) == 4
+    assert tree(tmp_path / "bucket") == before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_pruning_that_dies_at_any_request_is_finished_by_the_next(
+    tmp_path: Path, after: bool
+) -> None:
+    for die_at in range(30):
+        home = tmp_path / f"{die_at}"
+        machine = Machine(home / "one", home / "bucket").start()
+        for content in (b"one", b"two", b"three"):  # one checkpoint, overwritten in place
+            machine.write("last.bin", content)
+            machine.commit_all()
+        dying = CountingStore(DirectoryStore(home / "bucket"), die_at, after)
+        died = False
+        try:
+            Retention(dying, LAYOUT, SystemClock()).prune(1)
+        except Died:
+            died = True
+        assert commits(home / "bucket")[0].seq == 3
+        Retention(DirectoryStore(home / "bucket"), LAYOUT, SystemClock()).prune(1)
+        (only,) = commits(home / "bucket")
+        left = {path for path in tree(home / "bucket") if ".syncd-tmp" not in path}
+        assert left == {LAYOUT.commit(3), only.files[0].key, "eigen2/checkpoints/last.bin"}
+        if not died:
+            return
+    pytest.fail("the pruning never came to its end")
+
+
+def test_nothing_is_pruned_while_a_record_cannot_be_read(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "bucket" / LAYOUT.commit(2)).write_bytes(b"rubbish")
+    before = tree(tmp_path / "bucket")
+    with pytest.raises(Corrupt, match="nothing was pruned"):
+        Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1)
+    assert tree(tmp_path / "bucket") == before
+
+
+def test_object_that_a_kept_commit_shares_stays(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for content in (b"one", b"two"):
+        machine.write("set/changes.bin", content)
+        machine.write("set/stays.bin", b"the same")
+        machine.commit_all()
+    Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1)
+    (only,) = commits(tmp_path / "bucket")
+    assert only.seq == 2
+
+
+def test_older_copy_of_a_renewed_commit_goes(machine: Machine, tmp_path: Path) -> None:
+    newest = commits(tmp_path / "bucket")[0]
+    machine.publisher.renew(newest)
+    going = doomed(commits(tmp_path / "bucket"), None)
+    assert [record.seq for record in going] == [newest.seq]
+
+
+def test_disk_keeps_the_newest_and_whatever_is_not_committed(machine: Machine) -> None:
+    for number in range(5, 30, 5):
+        for path in (machine.root / f"run/gen-{number:06}").iterdir():
+            age(path, 1000 - number)
+    found = scan(machine.root)
+    assert found
+    gone = prune_local(
+        machine.root, list(units(found)), 2, lambda unit: unit.path != "run/gen-000010"
+    )
+    assert gone == ["run/gen-000015", "run/gen-000005"]
+    left = sorted(path.name for path in (machine.root / "run").iterdir())
+    assert left == ["gen-000010", "gen-000020", "gen-000025"]
