@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from trainer.errors import UsageFault
-from trainer.settings import settings_fields
+from trainer.settings import check, settings_fields
 from trainer.signals import STOP, Interrupted
 
 EPILOG = """
@@ -67,6 +67,7 @@ def cli(
     if click_context.invoked_subcommand is not None:
         return
     given = {name: text for name, text in options.items() if text is not None}
+    check(given, fresh=not resume, demo=demo)  # a slip is told at once, before torch loads
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # exact matrix products on a GPU
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")  # as many threads as asked for, always
     from trainer.display import Display

@@ -43,7 +43,7 @@ class Request:
 
 def run(request: Request, display: Display) -> int:
     """Train; returns the exit code. Raises UsageFault for what a person must change."""
-    settings.build({"run": request.given.get("run", "")})  # a plain name, before it is a path
+    settings.check(request.given, fresh=not request.resume, demo=request.demo)
     loaded = _find(request, display) if request.resume else None
     if loaded is None:
         asked = settings.build({**DEMO, **request.given} if request.demo else request.given)
@@ -173,7 +173,9 @@ def _device(chosen: Settings) -> torch.device:
 def _make_exact(chosen: Settings, device: torch.device) -> None:
     """The same numbers each time: fixed threads, deterministic kernels."""
     torch.set_num_threads(chosen.threads)
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    # set_deterministic_debug_mode does what use_deterministic_algorithms does, without importing
+    # the compiler, which would cost each start a second
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
     torch.backends.cudnn.benchmark = False
 
 

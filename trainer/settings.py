@@ -118,18 +118,25 @@ def settings_fields() -> tuple[Field[Any], ...]:
 def build(given: Mapping[str, str], *, base: Settings | None = None) -> Settings:
     """Settings from texts over `base`; raises UsageFault naming every fault at once."""
     faults: list[str] = []
-    values: dict[str, Any] = {}
-    for item in fields(Settings):
-        if item.name in given:
-            try:
-                values[item.name] = _parse(item, given[item.name])
-            except ValueError as error:
-                faults.append(f"--{item.name.replace('_', '-')}: {error}")
-    settings = replace(base or Settings(), **values)
+    settings = replace(base or Settings(), **_parsed(given, faults))
     faults += _consistency(settings)
     if faults:
         raise UsageFault(*faults)
     return settings
+
+
+def check(given: Mapping[str, str], *, fresh: bool, demo: bool) -> None:
+    """Find faults in what was said without loading anything; how settings go together can only be
+    told when none come from a checkpoint.
+    """
+    if fresh:
+        build({**DEMO, **given} if demo else given)
+        return
+    faults: list[str] = []
+    _parsed(given, faults)
+    faults += _plain_name(given.get("run", ""))
+    if faults:
+        raise UsageFault(*faults)
 
 
 def from_saved(saved: Mapping[str, Any]) -> Settings:
@@ -149,6 +156,17 @@ def differences(asked: Settings, saved: Settings) -> list[str]:
         for name, value in asked.identity().items()
         if value != then[name]
     ]
+
+
+def _parsed(given: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        if item.name in given:
+            try:
+                values[item.name] = _parse(item, given[item.name])
+            except ValueError as error:
+                faults.append(f"--{item.name.replace('_', '-')}: {error}")
+    return values
 
 
 def _parse(item: Field[Any], text: str) -> Any:
@@ -186,7 +204,10 @@ def _consistency(settings: Settings) -> list[str]:
             f"--learners {settings.learners}: they are injected in the places of agents that are "
             f"no elites, and there are {settings.population - settings.elite_count} of those"
         )
-    name = settings.run
+    return faults + _plain_name(settings.run)
+
+
+def _plain_name(name: str) -> list[str]:
     if name and (name != Path(name).name or name.startswith((".", "tmp")) or "\\" in name):
-        faults.append(f"--run: {name!r} must be a plain name, not beginning with '.' or 'tmp'")
-    return faults
+        return [f"--run: {name!r} must be a plain name, not beginning with '.' or 'tmp'"]
+    return []
