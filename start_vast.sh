@@ -194,7 +194,6 @@ settings_of_demo() {
     mkdir -p demo/data "$CHECKPOINT_DIR" "$LOG_DIR" 2>/dev/null ||
         die "$EXIT_FOLDER" "the folders of the demo cannot be made in $here"
     if [[ $CLOUD_PROVIDER == local ]]; then mkdir -p "$CLOUD_BUCKET"; fi
-    : "${data:=$here/demo/data/demo.csv}"
     resume=1
 }
 
@@ -417,13 +416,23 @@ check_settings() {
 }
 
 check_data() {
+    if [[ -n $demo && -z $data ]]; then
+        data=$here/demo/data/demo.csv
+        return
+    fi
     : "${data:=${TRAINER_DATA-}}"
-    [[ -z $demo ]] || return 0
     [[ -n $data ]] || die "$EXIT_DATA" "no market data: name the file with --data FILE or TRAINER_DATA" \
         "to try it with made-up data: bash start_vast.sh --demo"
     [[ -f $data ]] || die "$EXIT_DATA" "the data file is not there: $data"
     [[ -s $data ]] || die "$EXIT_DATA" "the data file is empty: $data"
     [[ -r $data ]] || die "$EXIT_DATA" "the data file cannot be read by this user: $data"
+}
+
+make_demo_data() {
+    [[ -n $demo && ! -s $data && $data == "$here/demo/data/demo.csv" ]] || return 0
+    "$python" -m trainer make-data "$data.part" >/dev/null 9>&-
+    mv "$data.part" "$data"
+    say "data       made $data"
 }
 
 restore() {
@@ -490,6 +499,7 @@ if [[ -z $cpu ]]; then
     prove_gpus
     judge_gpus
 fi
+make_demo_data
 check_settings
 if [[ -n $check ]]; then
     say "ready: nothing stands in the way of the training"

@@ -32,7 +32,7 @@ LONGEST_SOCKET = 107 - len(".12345678")  # supervisord binds a name with its PID
 
 
 class Options(ServerOptions):  # type: ignore[misc]
-    """supervisord's options, with two habits changed."""
+    """supervisord's options, with three habits changed."""
 
     def waitpid(self) -> tuple[int | None, int | None]:
         """Reap a child; one that a signal killed gets the shell's 128 + signal, not -1."""
@@ -45,6 +45,17 @@ class Options(ServerOptions):  # type: ignore[misc]
         """Ignore SIGHUP: a terminal that goes away must not restart the training."""
         super().setsignals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def make_logger(self) -> None:
+        """Log, but raise no alarm over a socket that only its owner can open."""
+        super().make_logger()
+        critical = self.logger.critical
+
+        def less_alarm(message: str, **values: object) -> None:
+            if "without any HTTP authentication" not in message:
+                critical(message, **values)
+
+        self.logger.critical = less_alarm
 
 
 def find_config(given: Path | None) -> Path:

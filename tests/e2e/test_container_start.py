@@ -72,6 +72,14 @@ with Path("calls.txt").open("a") as file:
 sys.exit(int(os.environ.get(f"STUB_{word.upper()}", "0")))
 """
 
+TRAINER = """
+import sys
+from pathlib import Path
+
+assert sys.argv[1] == "make-data"
+Path(sys.argv[2]).write_text("date,close")
+"""
+
 CONTAINER = """
 import json, os, sys
 from pathlib import Path
@@ -106,6 +114,7 @@ class Project:
             "torch/__init__.py": TORCH,
             "torch/version.py": 'cuda = "13.0"',
             "trainer/__init__.py": "",
+            "trainer/__main__.py": TRAINER,
             "syncd/__init__.py": "",
             "syncd/__main__.py": SYNCD,
             "syncd/container/__init__.py": "",
