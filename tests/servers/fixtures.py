@@ -33,8 +33,9 @@ class Bucket:
     """An empty bucket, and the settings that reach it.
 
     ``can`` says what the server behind is able to prove: ``credentials`` that it checks them,
-    ``checksums`` that wrong ones are noticed, ``network`` that it is reached over one, ``plain`` that this is not encrypted, ``abort`` that nothing of
-    an aborted upload is left in its lists, ``swap of parts`` that IfVersion holds for uploads.
+    ``checksums`` that wrong ones are noticed, ``network`` that it is reached over one, ``plain``
+    that this is not encrypted, ``abort`` that nothing of an aborted upload is left in its lists,
+    ``swap of parts`` that IfVersion holds for uploads.
     """
 
     kind: str
