@@ -25,6 +25,7 @@ from syncd.stores.wire import (
     checked_key,
     enlarge,
     quiet,
+    side_by_side,
 )
 
 try:
@@ -149,14 +150,14 @@ class AzureStore:
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        found: Any = self.ask(f"looking at {key}", lambda: self.blob(key).get_blob_properties())
+        found = self.ask(f"looking at {key}", self.blob(key).get_blob_properties)
         return _info(key, found["size"], found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         try:
             for blob in self._container.list_blobs(name_starts_with=prefix or None):
-                yield _info(blob["name"], blob["size"], blob)
+                yield _info(blob.name, blob.size, {**blob})
         except _FAILURES as error:
             raise translate(error, f"listing {self.name}") from error
 
@@ -199,13 +200,12 @@ class AzureStore:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore. One by one: the batch request needs rights that few tokens have."""
-        for key in keys:
-            with contextlib.suppress(NotFound):
-                self._delete(key)
+        side_by_side(keys, self._delete)
 
     def _delete(self, key: str) -> None:
         delete = self.blob(key).delete_blob
-        self.ask(f"deleting {key}", lambda: delete(delete_snapshots="include"))
+        with contextlib.suppress(NotFound):
+            self.ask(f"deleting {key}", lambda: delete(delete_snapshots="include"))
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore: none. Blocks that are never committed cost nothing after a week."""

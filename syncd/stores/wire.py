@@ -6,7 +6,8 @@ import email.utils
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from syncd.errors import Permanent
@@ -80,6 +81,13 @@ def quiet(*loggers: str) -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
+
+
+def side_by_side(keys: Iterable[str], action: Callable[[str], None]) -> None:
+    """Do something with every key, several at a time; the first error is raised at the end."""
+    with ThreadPoolExecutor(8, thread_name_prefix="keys") as pool:
+        for job in [pool.submit(action, key) for key in keys]:
+            job.result()
 
 
 def enlarge(session: Any) -> None:

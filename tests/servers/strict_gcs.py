@@ -129,6 +129,7 @@ def check_content(metadata: dict[str, Any], body: bytes) -> None:
 class _Handler(BaseHTTPRequestHandler):
     strict: StrictGcs
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
         pass

@@ -1,0 +1,59 @@
+"""Credentials for Google Cloud, from settings that may have come from ``.env``."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google.auth
+from google.auth.credentials import AnonymousCredentials
+from google.auth.transport.requests import AuthorizedSession
+from google.oauth2 import credentials as user
+from google.oauth2 import service_account
+
+from syncd.errors import NeedsOperator
+
+# typed in part only, and another part in each version
+_session: Any = AuthorizedSession
+_anonymous: Any = AnonymousCredentials
+_service: Any = service_account.Credentials
+_user: Any = user.Credentials
+_load: Any = google.auth.load_credentials_from_file
+
+_SCOPES = ["https://www.googleapis.com/auth/devstorage.read_write"]
+_HINT = "point GOOGLE_APPLICATION_CREDENTIALS at the key file of a service account"
+
+
+def open_session(environ: Mapping[str, str]) -> Any:
+    """A requests session that signs what it sends; NeedsOperator without usable credentials."""
+    return _session(_credentials(environ))
+
+
+def _credentials(environ: Mapping[str, str]) -> Any:
+    if environ.get("STORAGE_EMULATOR_HOST"):
+        return _anonymous()
+    path = environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+    if not path or path == os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return google.auth.default(scopes=_SCOPES)[0]
+    try:
+        info = json.loads(Path(path).read_text(encoding="utf-8"))
+        kind = info.get("type")
+        if kind == "service_account":
+            return _service.from_service_account_info(info, scopes=_SCOPES)
+        if kind == "authorized_user":
+            return _user.from_authorized_user_info(info, scopes=_SCOPES)
+        with warnings.catch_warnings():  # the file is the user's own: the warning is not for it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _load(path, scopes=_SCOPES)[0]
+    except OSError as error:
+        raise NeedsOperator(
+            f"GOOGLE_APPLICATION_CREDENTIALS={path} cannot be read: {error.strerror}", hint=_HINT
+        ) from None
+    except (ValueError, KeyError, AttributeError):
+        raise NeedsOperator(  # the words of the library may quote the key
+            f"GOOGLE_APPLICATION_CREDENTIALS={path} holds no usable credentials", hint=_HINT
+        ) from None

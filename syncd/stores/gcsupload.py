@@ -1,0 +1,118 @@
+"""A resumable upload to Google Cloud Storage: chunks in order, one session."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+
+from syncd.errors import Conflict, Corrupt, Permanent, StoreError, Transient
+from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
+
+if TYPE_CHECKING:
+    from syncd.stores.gcs import GCSStore
+
+
+def base64_crc32c(value: int) -> str:
+    """As Google writes it."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+class GCSUpload:
+    """One session. Its last chunk makes the object, and is kept back until ``finish``."""
+
+    def __init__(self, store: GCSStore, key: str, url: str, size: int, generation: str) -> None:
+        self.key = key
+        self.id = url
+        self._store = store
+        self._size = size
+        self._generation = generation
+        self._number = 0
+        self._part = b""
+        self._offset = 0  # bytes before the newest part
+        self._stored = 0  # bytes that the server is known to have
+        self._uncertain = False  # whether an answer was lost, and the server must be asked
+        self._crc32c = 0
+
+    def send(self, number: int, data: Buffer) -> None:
+        """See Upload. Of the newest part, sent again, only what is missing travels."""
+        if number not in (self._number, self._number + 1):
+            raise Permanent(f"{self.key}: part {number} does not follow part {self._number}")
+        if number == self._number + 1:
+            self._offset += len(self._part)
+            self._crc32c = google_crc32c.extend(self._crc32c, self._part)
+            self._number = number
+        self._part = bytes(data)
+        end = self._offset + len(self._part)
+        if end > self._size:
+            raise Permanent(f"{self.key}: the parts are more than {self._size} bytes")
+        if end < self._size:
+            self._push()
+
+    def _push(self) -> dict[str, Any] | None:
+        """Send what the server lacks of the newest part; the object, once there is one."""
+        end = self._offset + len(self._part)
+        if self._uncertain:
+            made = self._note(self._request({"Content-Range": f"bytes */{self._size}"}))
+            if made is not None:
+                return made
+        while self._stored < end or self._size == 0:
+            if self._stored < self._offset:
+                raise Permanent(f"{self.key}: the server has lost what it had")
+            body = self._part[self._stored - self._offset :]
+            span = f"{self._stored}-{end - 1}" if body else "*"
+            before = self._stored
+            made = self._note(self._request({"Content-Range": f"bytes {span}/{self._size}"}, body))
+            if made is not None:
+                return made
+            if self._stored <= before:
+                raise Transient(f"{self.key}: the server keeps nothing of a part")
+        return None
+
+    def _request(self, headers: dict[str, str], body: bytes = b"") -> Any:
+        self._uncertain = True
+        answer = self._store.send(
+            f"sending part {self._number} of {self.key}",
+            "PUT",
+            self.id,
+            data=body,
+            headers=headers,
+            allow_redirects=False,  # 308 says "go on" here
+        )
+        self._uncertain = False
+        return answer
+
+    def _note(self, answer: Any) -> dict[str, Any] | None:
+        if answer.status_code != 308:
+            return dict(answer.json())
+        kept = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
+        self._stored = int(kept[1]) + 1 if kept else 0
+        return None
+
+    def finish(self, condition: Condition = None) -> ObjectInfo:
+        """See Upload. Conflict also if the object has been replaced since the start."""
+        wanted = "0" if isinstance(condition, IfAbsent) else None
+        if isinstance(condition, IfVersion):
+            wanted = condition.version
+        if wanted not in (None, self._generation):
+            self.abort()
+            raise Conflict(f"{self.key}: the condition does not hold")
+        if self._offset + len(self._part) != self._size:
+            raise Permanent(f"{self.key}: parts are missing")
+        made = self._push()
+        if made is None:
+            raise Transient(f"{self.key}: the server has all parts and makes no object of them")
+        crc32c = base64_crc32c(google_crc32c.extend(self._crc32c, self._part))
+        if int(made["size"]) != self._size or made.get("crc32c", crc32c) != crc32c:
+            raise Corrupt(f"{self.key} arrived with other content", hint="it is sent again")
+        modified = datetime.fromisoformat(made["updated"].replace("Z", "+00:00"))
+        return ObjectInfo(self.key, self._size, str(made["generation"]), modified.timestamp())
+
+    def abort(self) -> None:
+        """See Upload."""
+        with contextlib.suppress(StoreError):  # the answer to it is 499, or 410 if it was gone
+            self._store.send(f"aborting {self.key}", "DELETE", self.id, data=b"")
