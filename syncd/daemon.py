@@ -30,8 +30,8 @@ _LOOK_WITHOUT_EVENTS = 1.0
 _OPERATOR_POLL = 1.0
 """Seconds between looks whether a person has changed the settings."""
 
-_OPERATOR_RETRY = 30.0
-"""Longest time, in seconds, after which refused credentials are tried again unchanged."""
+_OPERATOR_RETRY, _OPERATOR_RETRY_LIMIT = 5.0, 60.0
+"""Seconds after which a refusal is tried again unchanged: at first, and at most after doubling."""
 
 
 class AlreadyRunning(Exception):
@@ -77,6 +77,7 @@ class Daemon:
         self._deadline: float | None = None
         self._flushes: queue.SimpleQueue[Callable[[dict[str, Any]], None]] = queue.SimpleQueue()
         self._report: FlushReport | None = None
+        self._retry_after = _OPERATOR_RETRY
         settings = self._settings
         self._watchers = [Watcher(settings.checkpoint_dir, self._wake)]
         self._engine: Engine | None = None
@@ -213,6 +214,7 @@ class Daemon:
                 error.message, hint="mend the environment file; it is read again by itself"
             ) from None
         engine.connect(settings)
+        self._retry_after = _OPERATOR_RETRY
         for code in ("store", "internal"):
             if self._health.green(code):
                 log.info("the store works again")
@@ -239,7 +241,8 @@ class Daemon:
         """Wait for a person: try again when the settings change, and now and then unchanged."""
         engine.disconnect()
         before = self._environment.read()
-        until = self._clock.monotonic() + _OPERATOR_RETRY
+        until = self._clock.monotonic() + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _OPERATOR_RETRY_LIMIT)
         reason = error.explain() if error else "the daemon met an unexpected failure"
         while not self._stopping.is_set():
             look = engine.pipeline.look()
@@ -248,6 +251,8 @@ class Daemon:
             self._wake.clear()
             self._clock.wait(self._stopping, _OPERATOR_POLL)
             changed = self._environment.read() != before
+            if changed:
+                self._retry_after = _OPERATOR_RETRY
             if changed or (not forever and self._clock.monotonic() > until):
                 return
 
