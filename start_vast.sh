@@ -105,7 +105,8 @@ cd "$here"
 # -- the lock: held until the container's supervisord ends
 
 lock() {
-    mkdir -p .syncd 2>/dev/null && chmod 700 .syncd 2>/dev/null && [[ -w .syncd ]] ||
+    [[ -d .syncd ]] || mkdir -m 700 .syncd 2>/dev/null || true
+    [[ -d .syncd && -w .syncd ]] ||
         die "$EXIT_FOLDER" "$here/.syncd cannot be written" \
             "run as the user who owns $here, or copy the project to a folder of your own"
     if ! command -v flock >/dev/null; then

@@ -114,7 +114,9 @@ def _not_safe(
         return f"{newest} is not proven to be in the bucket; `python -m syncd --once` sends it"
     if outcome and outcome.safe is not True:
         return "the last flush failed; `python -m syncd --once` tries again and names what is left"
-    return "nothing known of"
+    if newest and point:
+        return "nothing: the newest checkpoint is the recovery point"
+    return "nothing known of: there is no checkpoint"
 
 
 def _next(outcome: Outcome | None, words: list[str], environ: Mapping[str, str]) -> str:
