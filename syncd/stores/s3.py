@@ -7,6 +7,7 @@ ignores the endpoint.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import threading
 import zlib
@@ -40,6 +41,7 @@ from syncd.stores.wire import (
     checked_key,
     quiet,
     server_time,
+    side_by_side,
 )
 
 try:
@@ -333,8 +335,11 @@ class S3Store:
                     if code_of(error.__cause__) not in _NO_BATCH:
                         raise
                     self._batch_deletes = False
-            for key in batch:
-                self.ask("delete_object", key)
+            side_by_side(batch, self._delete)
+
+    def _delete(self, key: str) -> None:
+        with contextlib.suppress(NotFound):
+            self.ask("delete_object", key)
 
     def _delete_batch(self, keys: Sequence[str]) -> None:
         wanted = {"Objects": [{"Key": checked_key(key)} for key in keys], "Quiet": True}

@@ -1,0 +1,228 @@
+"""What is S3's own: older servers, large copies, refused batches, skewed clocks."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from syncd.errors import (
+    Conflict,
+    Corrupt,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    StoreError,
+    Transient,
+)
+from syncd.stores import open_store, s3
+from syncd.stores.s3errors import translate
+from tests.servers.fixtures import Bucket, s3_bucket
+from tests.servers.s3 import SeaweedFS
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def seaweed_bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
+    yield from s3_bucket("s3-seaweedfs", seaweedfs, frozenset())
+
+
+def test_a_large_copy_goes_by_ranges(
+    seaweed_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_COPY_WHOLE", 8 * MIB)
+    monkeypatch.setattr(s3, "_COPY_RANGE", 5 * MIB)
+    store = seaweed_bucket.open()
+    data = os.urandom(12 * MIB + 3)
+    store.put("a", data)
+    info = store.copy("a", "b")
+    assert info.size == len(data)
+    assert info.version.endswith("-3")
+    assert b"".join(store.read("b")) == data
+    assert list(store.pending_uploads("")) == []
+
+
+def test_finishing_again_after_a_lost_answer_succeeds(seaweed_bucket: Bucket) -> None:
+    store = seaweed_bucket.open()
+    upload = store.start_upload("a", 5 * MIB + 1)
+    upload.send(1, bytes(5 * MIB))
+    upload.send(2, b"x")
+    info = upload.finish()
+    assert upload.finish() == info
+    store.delete(["a"])
+    with pytest.raises(NotFound):
+        upload.finish()
+
+
+class OldServer(ThreadingHTTPServer):
+    """Just enough of an S3 from before checksums: refuses them as it is told to."""
+
+    daemon_threads = True
+
+    def __init__(self, refusal: tuple[int, str]) -> None:
+        super().__init__(("127.0.0.1", 0), OldHandler)
+        self.refusal = refusal
+        self.objects: dict[str, bytes] = {}
+        self.puts: list[dict[str, str]] = []
+        self.damage = b""
+        self.etag = ""
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class OldHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: OldServer
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        pass
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.puts.append(headers)
+        if any(name.startswith("x-amz-checksum") for name in headers):
+            status, code = self.server.refusal
+            self.reply(status, f"<Error><Code>{code}</Code><Message>checksum</Message></Error>")
+            return
+        md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
+        if headers.get("content-md5") != md5:
+            self.reply(400, "<Error><Code>MissingContentMD5</Code></Error>")
+            return
+        body += self.server.damage
+        self.server.objects[self.path] = body
+        etag = self.server.etag or hashlib.md5(body).hexdigest()
+        self.reply(200, "", {"ETag": f'"{etag}"'})
+
+    def do_GET(self) -> None:
+        body = self.server.objects[self.path]
+        self.reply(200, body.decode(), {"ETag": '"x"'})
+
+    def do_DELETE(self) -> None:
+        found = self.server.objects.pop(self.path, None)
+        self.reply(204 if found is not None else 404, "")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(501, "<Error><Code>NotImplemented</Code></Error>")
+
+    def reply(self, status: int, body: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(body.encode())
+
+
+def open_old(server: OldServer) -> Any:
+    port = server.server_address[1]
+    env = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    return open_store("s3", "bucket", {**env, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [(411, "MissingContentLength"), (501, "NotImplemented"), (400, "InvalidArgument")],
+)
+def test_a_store_that_refuses_checksums_gets_content_md5(refusal: tuple[int, str]) -> None:
+    server = OldServer(refusal)
+    try:
+        store = open_old(server)
+        store.put("a", b"one")
+        store.put("b", b"two")
+        assert server.objects == {"/bucket/a": b"one", "/bucket/b": b"two"}
+        assert len(server.puts) == 3, "the refusal is met once and remembered"
+        store.delete(["a", "b", "c"])
+        assert server.objects == {}
+        store.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_damaged_object_is_corrupt_and_a_strange_etag_is_not() -> None:
+    server = OldServer((501, "NotImplemented"))
+    try:
+        server.damage = b"!"
+        with pytest.raises(Corrupt):
+            open_old(server).put("a", b"one")
+        server.damage, server.etag = b"", "0" * 32
+        open_old(server).put("a", b"one")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def answered(code: str, status: int, **headers: str) -> ClientError:
+    where = {"HTTPStatusCode": status, "HTTPHeaders": headers}
+    return ClientError(
+        {"Error": {"Code": code, "Message": "geheim"}, "ResponseMetadata": where},
+        "PutObject",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected", "hint"),
+    [
+        ("SlowDown", 503, Transient, "busy"),
+        ("InternalError", 500, Transient, ""),
+        ("TooManyRequests", 429, Transient, ""),
+        ("RequestTimeout", 400, Transient, ""),
+        ("502", 502, Transient, ""),
+        ("ConditionalRequestConflict", 409, Transient, ""),
+        ("OperationAborted", 409, Transient, ""),
+        ("InvalidAccessKeyId", 403, NeedsOperator, "AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch", 403, NeedsOperator, "AWS_SECRET_ACCESS_KEY"),
+        ("ExpiredToken", 400, NeedsOperator, "new session credentials"),
+        ("AccessDenied", 403, NeedsOperator, "s3:ListBucket"),
+        ("SomethingNew", 403, NeedsOperator, "s3:ListBucket"),
+        ("NoSuchBucket", 404, NeedsOperator, "CLOUD_BUCKET"),
+        ("PermanentRedirect", 301, NeedsOperator, "AWS_REGION"),
+        ("QuotaExceeded", 403, NeedsOperator, "SYNCD_KEEP_LAST"),
+        ("PreconditionFailed", 412, Conflict, ""),
+        ("304", 304, Conflict, ""),
+        ("NoSuchKey", 404, NotFound, ""),
+        ("KeyTooLongError", 400, Permanent, "shorten"),
+        ("EntityTooLarge", 400, Permanent, "size"),
+        ("NotImplemented", 501, Permanent, ""),
+        ("BadDigest", 400, Corrupt, ""),
+    ],
+)
+def test_every_code_has_its_class_and_a_remedy(
+    code: str, status: int, expected: type[StoreError], hint: str
+) -> None:
+    error = translate(answered(code, status), "putting a")
+    assert type(error) is expected
+    assert hint in error.hint
+    assert "geheim" not in error.explain()
+
+
+def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
+    error = translate(answered("SlowDown", 503, **{"retry-after": "17"}), "putting")
+    assert isinstance(error, Transient)
+    assert error.retry_after == 17.0
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    error = translate(answered("SlowDown", 503, **{"Retry-After": date}), "putting")
+    assert isinstance(error, Transient)
+    assert 95 < (error.retry_after or 0) < 105
+
+
+def test_a_wrong_clock_is_named_with_its_error() -> None:
+    date = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    error = translate(answered("RequestTimeTooSkewed", 403, date=date), "putting a")
+    assert isinstance(error, NeedsOperator)
+    assert "60 minutes behind" in error.message
+    assert "NTP" in error.hint
