@@ -113,7 +113,8 @@ lock() {
         warn "flock is missing: starting twice at once is not prevented (apt-get install util-linux)"
         return
     fi
-    exec 9>>.syncd/start.lock
+    { exec 9>>.syncd/start.lock; } 2>/dev/null ||
+        die "$EXIT_FOLDER" "$here/.syncd/start.lock belongs to another user" "delete it, or run as that user"
     if ! flock -n 9; then
         say "already running in $here"
         local supervisorctl=${VENV_DIR:-$here/.venv}/bin/supervisorctl
@@ -462,7 +463,7 @@ restore() {
 
 # -- the way
 
-lock
+if [[ -z $install ]]; then lock; fi
 if [[ -n $demo ]]; then settings_of_demo; fi
 settings_of_process_1
 settings_of_file
