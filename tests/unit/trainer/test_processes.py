@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -88,6 +89,27 @@ def test_killed_at_any_moment_and_resumed_the_end_is_the_same(
     )
     assert whole(tmp_path) == whole(uninterrupted)
     assert not list(tmp_path.glob("checkpoints/r/.*"))
+
+
+def test_killed_again_and_again_the_end_is_the_same(
+    data: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    draw, flags = random.Random(11), [*FLAGS, "--data", data, "--run", "r"]
+    for life in range(3):
+        child = Process(tmp_path, "--resume", *flags, "--checkpoint-every", "1")
+        goal = child.generations() + draw.randint(1, 3)
+        half_written = life % 2 == 0
+        child.until(
+            lambda c=child, g=goal, h=half_written: (  # type: ignore[misc]
+                c.generations() >= g and (not h or bool(list(tmp_path.glob("checkpoints/r/.tmp*"))))
+            )
+        )
+        child.kill()
+        _, refused = checkpoint.newest(tmp_path / "checkpoints", None)
+        assert refused == [], "what has its name is whole"
+    code, _, err = run(tmp_path, "--resume", *flags)
+    assert code == 0, err
+    assert whole(tmp_path) == whole(uninterrupted)
 
 
 def test_sigterm_saves_exits_143_and_resumes_exactly(
