@@ -70,6 +70,7 @@ def cli(
     check(given, fresh=not resume, demo=demo)  # a slip is told at once, before torch loads
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # exact matrix products on a GPU
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")  # as many threads as asked for, always
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning beside busy cores: 10 x slower
     from trainer.display import Display
     from trainer.session import Request, run
 

@@ -17,6 +17,7 @@ from trainer.errors import UsageFault
 DEMO: Mapping[str, str] = {
     "generations": "12", "population": "6", "context": "10", "horizon": "40", "episodes": "4",
     "hidden": "48", "day_width": "16", "updates": "60", "batch": "64", "replay": "20000",
+    "threads": "1",
 }  # fmt: skip
 DEMO_STEP = 12  # generations that another --demo --resume adds to a finished run
 
