@@ -114,7 +114,7 @@ class DirectoryStore:
 
     def settle(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
         """Give a whole object its name."""
-        for _ in range(5):
+        for _ in range(50):
             with contextlib.suppress(FileNotFoundError):  # its folder was empty, and tidied away
                 self._make_room(target, key)
                 return self._name(aside, target, key, condition)
@@ -125,6 +125,8 @@ class DirectoryStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
+            if not any(folder.is_file() for folder in target.parents):
+                raise FileNotFoundError(key) from None  # it went between two looks at it
             raise Permanent(
                 f"{key}: a part of this name is an object already",
                 hint="a directory cannot hold both 'p' and 'p/q'",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +83,6 @@ class S3Store:
         self._bucket_seen = False
         self._batch_deletes = True
         self._etag_is_md5: bool | None = None
-        self._open_lock = threading.Lock()
         self._plain = False
         """Whether the store has refused botocore's checksums, and Content-MD5 is sent instead."""
         self._client = self._open(
@@ -164,37 +162,37 @@ class S3Store:
         """Send a body with a checksum that the store verifies."""
         body = data if isinstance(data, bytes | bytearray) else bytes(data)
 
-        def request(plain: bool) -> Any:
+        what = f"{operation} {key}"
+
+        def request(client: Any, plain: bool) -> Any:
             md5 = {}
             if plain:
                 digest = hashlib.md5(body, usedforsecurity=False).digest()
                 md5["ContentMD5"] = _base64(digest)
-            method = getattr(self._client, operation)
+            method = getattr(client, operation)
             return method(Bucket=self.bucket, Key=checked_key(key), Body=body, **md5, **parameters)
 
         try:
-            answer = request(self._plain)
+            answer = request(self._client, self._plain)
         except _FAILURES as error:
-            if self._plain or not refuses_checksums(error):
-                raise translate(error, f"{operation} {key}") from error
-            answer = self._without_checksums(lambda: request(True), f"{operation} {key}", error)
+            if self._plain or not self._endpoint or not refuses_checksums(error):
+                raise translate(error, what) from error
+            answer = self._without_checksums(request, what)
         self._bucket_seen = True
         return answer
 
-    def _without_checksums(self, request: Callable[[], Any], what: str, refusal: Exception) -> Any:
+    def _without_checksums(self, request: Callable[[Any, bool], Any], what: str) -> Any:
         """Try once in the form that older stores know, and keep to it if it is accepted.
 
         Over https botocore sends its CRC32 behind the body (aws-chunked), which Ceph up to 16
         answers by 411, and others refuse the header.
         """
-        with self._open_lock:
-            checked, self._client = self._client, self._open("when_required")
+        client = self._open("when_required")
         try:
-            answer = request()
-        except _FAILURES:
-            self._client = checked  # it was about something else
-            raise translate(refusal, what) from refusal
-        self._plain = True
+            answer = request(client, True)
+        except _FAILURES as error:
+            raise translate(error, what) from error
+        self._client, self._plain = client, True
         return answer
 
     def _arrived(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> bool:
@@ -267,9 +265,9 @@ class S3Store:
         """See ObjectStore."""
         try:
             answer = self.ask("head_object", key)
-        except (NeedsOperator, NotFound) as error:
+        except (NeedsOperator, Permanent) as error:
             # the answer to HEAD has no body that could say why: this one has
-            if not (self._bucket_seen and isinstance(error, NotFound)):
+            if error.__cause__ and not (self._bucket_seen and isinstance(error, NotFound)):
                 self.ask("list_objects_v2", Prefix=key, MaxKeys=1)
             raise
         return _info(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])

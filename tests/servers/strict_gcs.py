@@ -17,6 +17,7 @@ import http.client
 import itertools
 import json
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class StrictGcs:
         class Handler(_Handler):
             strict = layer
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -115,6 +116,14 @@ class StrictGcs:
         if self.one_write_per_second and now - last < 1.0:
             raise Refused(429, "rateLimitExceeded")
         self._written[bucket, name] = now
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Connections are cut here on purpose; nothing else is kept quiet."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def check_content(metadata: dict[str, Any], body: bytes) -> None:
