@@ -93,6 +93,8 @@ def cli(ctx: click.Context, once: bool, timeout: float, as_json: bool, verbose: 
 @click.option("--force", is_flag=True, help="Replace what is there.")
 @click.option(
     "--retry-for",
+    envvar="SYNCD_RESTORE_RETRY",
+    show_envvar=True,
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,

@@ -50,9 +50,10 @@ class Comeback:
         except StoreError as error:
             self._say(f"syncd: the store cannot be used: {error.explain()}")
             local = self._local(root)
-            if local:
-                self._say(f"syncd: the local checkpoint {local.path} is there and can be resumed")
-            return _UNREACHABLE
+            if local is None or to is not None or at is not None or everything:
+                return _UNREACHABLE
+            self._say(f"syncd: WARNING: going on from the local {local.path}, unseen by the store")
+            return _OK
         except OSError as error:
             self._say(f"syncd: {root}: {error.strerror}")
             return _UNREACHABLE

@@ -50,6 +50,8 @@ class Publisher:
         self._planner = Planner(root, journal, layout, digest_file)
         self._attempts = itertools.count(1)
         self.log = CommitLog(store, layout)
+        self.took_over = False
+        """Whether the log was begun or continued by another machine when this writer joined it."""
 
     def join_log(self) -> list[Corrupt]:
         """Learn what the commit log holds and take the place of its last writer.
@@ -66,6 +68,7 @@ class Publisher:
             head = self._journal.head()
             newest = self._journal.commit(head, self._layout) if head else None
             ours = newest is None or newest.writer in (self._writer, *self._journal.writers())
+            self.took_over |= not ours
             claimed = ours or self._claim(head + 1)
         self._journal.add_writer(self._writer)
         return broken

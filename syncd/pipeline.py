@@ -69,6 +69,7 @@ class Pipeline:
         self._exclude = exclude
         self._detector = Detector(root, settle, clock)
         self._given_up: dict[str, tuple[str, str]] = {}
+        self._at_start: dict[str, str] | None = None
 
     def look(self) -> Look:
         """Scan the root and judge what is not committed; no request is made."""
@@ -77,6 +78,8 @@ class Pipeline:
         look = Look()
         found = list(units(tree)) if tree else []
         self._detector.forget_missing({unit.path for unit in found})
+        if self._at_start is None:
+            self._at_start = {unit.path: unit.signature for unit in found}
         for unit in sorted(found, key=lambda unit: unit.written):
             if not unit.nameable:
                 self._give_up(unit, _NOT_UTF8)
@@ -136,12 +139,20 @@ class Pipeline:
         before = publisher.newest_checkpoint(before=record.seq)
         if unit.companion or before is None or before.checkpoint == unit.path:
             return
-        if _written(before) > unit.written[0] and self._is_local(before):
+        comparable = self._is_local(before) or self._is_leftover(unit, publisher)
+        if comparable and _written(before) > unit.written[0]:
             self._health.committed(publisher.renew(before))
 
     def _is_local(self, record: CommitRecord) -> bool:
-        """Whether a commit is of a checkpoint that lies here: only those can be compared by age."""
+        """Whether a commit is of a checkpoint of this disk: only those have one clock."""
         return self._journal.safe_seq(record.checkpoint) is not None
+
+    def _is_leftover(self, unit: Unit, publisher: Publisher) -> bool:
+        """Whether a checkpoint lay here before this daemon took over from another machine.
+
+        It is committed, but must not pass for newer than what that machine has done since.
+        """
+        return publisher.took_over and (self._at_start or {}).get(unit.path) == unit.signature
 
     def _tell(self, record: CommitRecord, companion: bool) -> None:
         if not companion:

@@ -206,6 +206,28 @@ def test_later_writer_fences_the_earlier_one(machine: Machine, tmp_path: Path) -
     assert tree(tmp_path / "three/run/model") == NEW
 
 
+def test_leftover_of_an_old_machine_does_not_pass_for_the_newest(
+    machine: Machine, tmp_path: Path
+) -> None:
+    for path in (machine.root, tmp_path / "two/checkpoints"):
+        path.mkdir(parents=True, exist_ok=True)
+    old = machine.write("run/gen-000005/state.json", "{}")
+    age(old, 100)
+    two = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b").start()
+    two.write("run/gen-000060/state.json", "{}")
+    two.commit_all()
+    back = Machine(tmp_path / "one", tmp_path / "bucket", "writer-c").start()
+    back.commit_all()
+    newest = restore_newest(tmp_path / "bucket", tmp_path / "three")
+    assert newest is not None
+    assert newest.checkpoint == "run/gen-000060"
+    age(back.write("run/gen-000010/state.json", "{}"), 50)  # new work, with a clock that is behind
+    back.commit_all()
+    newest = restore_newest(tmp_path / "bucket", tmp_path / "four")
+    assert newest is not None
+    assert newest.checkpoint == "run/gen-000010"
+
+
 def test_restart_on_the_same_machine_needs_no_claim(machine: Machine, tmp_path: Path) -> None:
     write_set(machine, OLD)
     machine.commit_all()
