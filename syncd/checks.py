@@ -144,7 +144,7 @@ def run(settings: Settings) -> int:
             console.print(f"{step.name:<16} [red]FAILED[/] {error.message}")
             if error.hint:
                 console.print(f"{'':<16} remedy: {error.hint}")
-            if step.name == "reach and list" and isinstance(error, NeedsOperator):
+            if step.name == "reach and list":
                 break  # every other step would fail for the same reason
     store.close()
     if not failed:

@@ -72,8 +72,9 @@ class Rented:
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
         digest = hashlib.sha256((folder / "project/pyproject.toml").read_bytes()).hexdigest()
-        extras = f"trainer {settings['CLOUD_PROVIDER']}".removesuffix(" local")
-        (folder / "venv/.installed").write_text(f"{digest} {extras} {folder / 'project'}\n")
+        (folder / "venv/.installed").write_text(
+            "".join(f"{digest} {extra} {folder / 'project'}\n" for extra in ("trainer", "s3"))
+        )
         self.data = data
         self.environ = {
             **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")},
