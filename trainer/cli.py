@@ -41,13 +41,28 @@ Exit codes: 0 finished, 1 failed, 2 bad usage, settings or data,
         "help_option_names": ["-h", "--help"],
     },
 )  # fmt: skip
-@click.option("--resume", is_flag=True,
-              help="Continue the run of --run, else the newest; without one start fresh.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run of --run, else the newest; without one start fresh.",
+)
 @click.option("--demo", is_flag=True, help="Small settings, and a data file of its own.")
-@click.option("--checkpoint-dir", envvar="CHECKPOINT_DIR", default="checkpoints",
-              show_default=True, type=click.Path(path_type=Path), help="Where checkpoints go.")
-@click.option("--log-dir", envvar="LOG_DIR", default="logs", show_default=True,
-              type=click.Path(path_type=Path), help="Where TensorBoard and JSON lines go.")
+@click.option(
+    "--checkpoint-dir",
+    envvar="CHECKPOINT_DIR",
+    default="checkpoints",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where checkpoints go.",
+)
+@click.option(
+    "--log-dir",
+    envvar="LOG_DIR",
+    default="logs",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where TensorBoard and JSON lines go.",
+)
 @click.pass_context
 def cli(
     click_context: click.Context,

@@ -1,8 +1,8 @@
 """What the user did or gave that cannot work: exit code 2, one clear line for each fault.
 
-    TrainerError
-    └── UsageFault      settings, options, a run that cannot be resumed as asked
-        └── BadData     the market data file, with line and column where there is one
+TrainerError
+└── UsageFault      settings, options, a run that cannot be resumed as asked
+    └── BadData     the market data file, with line and column where there is one
 """
 
 from __future__ import annotations

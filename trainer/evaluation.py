@@ -55,9 +55,7 @@ def agents_returns(
     return [float(x) for x in result.tolist()]
 
 
-def baseline_returns(
-    exchange: Exchange, split: Split, horizon: int, seed: int
-) -> dict[str, float]:
+def baseline_returns(exchange: Exchange, split: Split, horizon: int, seed: int) -> dict[str, float]:
     """Log return over a split of each policy that looks at nothing."""
     assets = exchange.market.assets
     device = exchange.market.known.device

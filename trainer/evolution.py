@@ -26,6 +26,7 @@ class Ranking:
     @staticmethod
     def of(fitness: list[float]) -> Ranking:
         """Rank by fitness; equals by their slot, so that the order is always the same."""
+
         def worth(i: int) -> float:
             return fitness[i] if math.isfinite(fitness[i]) else -math.inf
 

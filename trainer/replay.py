@@ -29,7 +29,7 @@ class Replay:
     def add(self, transitions: dict[str, torch.Tensor]) -> None:
         """Append M transitions; of more than the ring holds, the last stay."""
         count = min(len(transitions["day"]), self.capacity)
-        where = (torch.arange(count, device=self.columns["day"].device) + self.position)
+        where = torch.arange(count, device=self.columns["day"].device) + self.position
         where %= self.capacity
         self._undo = (self.size, self.position, where,
                       {name: column[where] for name, column in self.columns.items()})  # fmt: skip

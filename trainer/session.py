@@ -226,9 +226,7 @@ def _results(exchange: Exchange, current: TrainState) -> dict[str, dict[str, flo
     actor = {name: p[champion : champion + 1] for name, p in current.actors.items()}
     columns = {}
     for split in (exchange.market.validation, exchange.market.holdout):
-        mine = evaluation.agents_returns(
-            exchange, split, chosen.horizon, chosen.context, actor
-        )
+        mine = evaluation.agents_returns(exchange, split, chosen.horizon, chosen.context, actor)
         others = evaluation.baseline_returns(exchange, split, chosen.horizon, chosen.seed)
         columns[split.name] = {"champion": mine[0], **others}
     return columns

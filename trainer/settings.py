@@ -40,41 +40,60 @@ def _setting(
 class Settings:
     """What a run was asked to do."""
 
-    data: str = _setting("", "Market data file (CSV: date,ticker,open,high,low,close,volume).",
-                         identity=False)
+    data: str = _setting(
+        "", "Market data file (CSV: date,ticker,open,high,low,close,volume).", identity=False
+    )
     run: str = _setting("", "Name of the run; a fresh one gets a name of its own.", identity=False)
-    generations: int = _setting(100, "Generation at which the run is finished.", low=1,
-                                identity=False)
+    generations: int = _setting(
+        100, "Generation at which the run is finished.", low=1, identity=False
+    )
     checkpoint_every: int = _setting(5, "Generations between checkpoints.", low=1, identity=False)
-    keep_last: int = _setting(0, "Local checkpoints to keep, at least 2; 0 keeps all.", low=0,
-                              identity=False)
-    device: str = _setting("auto", "Where tensors live.", choices=("auto", "cpu", "cuda"),
-                           identity=False)
-    threads: int = _setting(0, "CPU threads of torch; 0 takes the checkpoint's number, or at most "
-                            "four.", low=0, high=1024, identity=False)
+    keep_last: int = _setting(
+        0, "Local checkpoints to keep, at least 2; 0 keeps all.", low=0, identity=False
+    )
+    device: str = _setting(
+        "auto", "Where tensors live.", choices=("auto", "cpu", "cuda"), identity=False
+    )
+    threads: int = _setting(
+        0,
+        "CPU threads of torch; 0 takes the checkpoint's number, or at most four.",
+        low=0,
+        high=1024,
+        identity=False,
+    )
     seed: int = _setting(0, "Seed of all randomness.", low=0, high=2**62)
-    tradable: str = _setting("", "Series that may be traded, by name, comma separated; "
-                             "empty means all.")
-    train_share: float = _setting(0.7, "Share of the days used for training, from the first.",
-                                  low=0.05, high=0.95)
-    validation_share: float = _setting(0.15, "Share of the days after them used for validation; "
-                                       "the rest is held out.", low=0.02, high=0.9)
+    tradable: str = _setting(
+        "", "Series that may be traded, by name, comma separated; empty means all."
+    )
+    train_share: float = _setting(
+        0.7, "Share of the days used for training, from the first.", low=0.05, high=0.95
+    )
+    validation_share: float = _setting(
+        0.15,
+        "Share of the days after them used for validation; the rest is held out.",
+        low=0.02,
+        high=0.9,
+    )
     context: int = _setting(20, "Days that an agent sees at once.", low=1, high=5000)
     horizon: int = _setting(60, "Trading days of an episode.", low=1, high=5000)
     episodes: int = _setting(4, "Episodes of a generation, the same for every agent.", low=1)
-    costs_bps: float = _setting(10.0, "Costs of a trade in basis points of its value.", low=0,
-                                high=1000)
+    costs_bps: float = _setting(
+        10.0, "Costs of a trade in basis points of its value.", low=0, high=1000
+    )
     exposure: float = _setting(1.0, "Cap on the sum of the target weights.", low=0.01, high=1)
     population: int = _setting(16, "Actors in the population.", low=2, high=10000)
-    elites: float = _setting(0.2, "Share of the population that survives unchanged.", low=0,
-                             high=0.9)
+    elites: float = _setting(
+        0.2, "Share of the population that survives unchanged.", low=0, high=0.9
+    )
     tournament: int = _setting(3, "Agents drawn for each tournament.", low=1)
     crossover: float = _setting(0.5, "Chance that a child mixes two parents.", low=0, high=1)
     mutation: float = _setting(0.9, "Chance that a child is mutated.", low=0, high=1)
-    mutation_share: float = _setting(0.1, "Share of a mutated child's weights that change.", low=0,
-                                     high=1)
-    mutation_scale: float = _setting(0.1, "Size of a mutation against the size of the layer's "
-                                     "weights.", low=0)
+    mutation_share: float = _setting(
+        0.1, "Share of a mutated child's weights that change.", low=0, high=1
+    )
+    mutation_scale: float = _setting(
+        0.1, "Size of a mutation against the size of the layer's weights.", low=0
+    )
     learners: int = _setting(1, "DDPG learners on the shared replay buffer.", low=0, high=1000)
     inject_every: int = _setting(1, "Generations between injections of the learners.", low=1)
     updates: int = _setting(100, "Gradient updates in a generation.", low=0)
@@ -82,8 +101,7 @@ class Settings:
     accumulate: int = _setting(1, "Micro-batches whose gradients make one update.", low=1)
     replay: int = _setting(100_000, "Transitions the replay buffer holds.", low=1)
     discount: float = _setting(0.9, "Discount of the next day's value.", low=0, high=1)
-    tau: float = _setting(0.005, "Step of the target networks towards the networks.", low=0,
-                          high=1)
+    tau: float = _setting(0.005, "Step of the target networks towards the networks.", low=0, high=1)
     actor_rate: float = _setting(1e-4, "Learning rate of the actors.", low=0)
     critic_rate: float = _setting(1e-3, "Learning rate of the critics.", low=0)
     clip: float = _setting(1.0, "Largest norm of a learner's gradient.", low=1e-9)

@@ -108,6 +108,10 @@ class Machine:
         state = self.status() or {}
         return str((state.get("recovery_point") or {}).get("checkpoint", ""))
 
+    def has_committed(self, name: str) -> Callable[[], bool]:
+        """A question for ``wait_until``: whether this checkpoint is the recovery point."""
+        return lambda: self.point() == name
+
     def reasons(self) -> str:
         """Why the daemon is red, with the remedies."""
         return json.dumps((self.status() or {}).get("reasons", []))

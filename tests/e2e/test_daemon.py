@@ -40,6 +40,10 @@ def is_red(machine: Machine, *words: str) -> Callable[[], bool]:
     return lambda: all(word in machine.reasons() for word in words)
 
 
+def ends_with(path: Path, end: bytes) -> Callable[[], bool]:
+    return lambda: path.exists() and path.read_bytes().endswith(end)
+
+
 def test_commits_when_told_to_stop(build: Build) -> None:
     one = build()
     one.start()
@@ -98,8 +102,7 @@ def test_logs_follow_their_writer(build: Build, tmp_path: Path) -> None:
     with log.open("ab", buffering=0) as file:
         for number in range(3):
             file.write(b"line %d\n" % number)
-            done = b"line %d\n" % number
-            wait_until(lambda d=done: copy.exists() and copy.read_bytes().endswith(d), one.log())
+            wait_until(ends_with(copy, b"line %d\n" % number), one.log())
 
 
 def test_root_that_comes_late_goes_and_comes_back(build: Build) -> None:
@@ -108,10 +111,10 @@ def test_root_that_comes_late_goes_and_comes_back(build: Build) -> None:
     one = build()
     one.start()
     name = checkpoint(one, 5)
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
     shutil.rmtree(one.checkpoints)
     name = checkpoint(one, 10)
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
 
 
 def test_rubbish_in_the_journal_is_no_crash_loop(build: Build) -> None:
@@ -123,7 +126,7 @@ def test_rubbish_in_the_journal_is_no_crash_loop(build: Build) -> None:
     (one.disk / ".syncd/journal.sqlite").write_bytes(os.urandom(20000))
     one.start()
     name = checkpoint(one, 10)
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
     assert "journal was corrupt" in one.log()
 
 
@@ -151,7 +154,7 @@ def test_missing_bucket_is_named_and_forgiven(
     client = seaweedfs.client()
     client.create_bucket(Bucket="made-later")
     client.close()
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
     assert one.syncd("status").returncode == 0
 
 
@@ -187,7 +190,7 @@ def test_wrong_credentials_are_named_and_replaced_without_a_restart(
     assert "AWS_SECRET_ACCESS_KEY" in one.reasons()
     assert "not-the-secret" not in one.log() + one.reasons()
     write(good["AWS_SECRET_ACCESS_KEY"])
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
     assert one.syncd("status").returncode == 0
     assert good["AWS_SECRET_ACCESS_KEY"] not in one.log()
 
@@ -231,11 +234,11 @@ def test_fenced_daemon_says_so_and_stays_away(build: Build) -> None:
     one, two = build("one"), build("two")
     one.start()
     name = checkpoint(one)
-    wait_until(lambda: one.point() == name, one.log())
+    wait_until(one.has_committed(name), one.log())
     assert two.syncd("restore").returncode == 0
     two.start()
     newer = checkpoint(two, 10)
-    wait_until(lambda: two.point() == newer, two.log())
+    wait_until(two.has_committed(newer), two.log())
     checkpoint(one, 15)
     wait_until(is_red(one, "another machine"), one.log())
     assert one.stop() == 1

@@ -47,7 +47,7 @@ def test_three_checkpoints_two_lives_and_the_way_home(
             },
         )
         name = f"run/gen-{generation:06}"
-        wait_until(lambda name=name: one.point() == name, f"commit of {name}; {one.log()}")
+        wait_until(one.has_committed(name), f"commit of {name}; {one.log()}")
         if generation == 10:
             one.kill()
             one.start()
