@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -166,6 +167,8 @@ def prune(dry_run: bool, keep: int | None) -> None:
 def main() -> None:
     """Entry point of ``syncd`` and ``python -m syncd``."""
     threading.excepthook = _log_thread_failure
+    # a lease that is held for microseconds must not end the process when a writer comes
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
     cli(prog_name="syncd")
 
 

@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import TypeVar
 
@@ -164,7 +165,7 @@ class CloudSync:
             try:
                 left = None if until is None else max(0.0, until - clock.monotonic())
                 good &= job.result(left)
-            except TimeoutError:
+            except FutureTimeout:
                 good = False
         return good
 

@@ -15,7 +15,7 @@ from syncd.errors import Corrupt, Permanent, StoreError
 from syncd.journal import Journal
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout
-from syncd.restore import Restored, Restorer, clear_staging
+from syncd.restore import Replace, Restored, Restorer, clear_staging
 from syncd.scan import scan
 from syncd.transfer import Transfer
 from syncd.unproven import UnprovenRestorer
@@ -72,7 +72,7 @@ class Comeback:
             wins = self._local_wins(root, local, newest, force)
             if wins:
                 return _OK
-        replace = force or at is None
+        replace = Replace.DROP if force else Replace.KEEP if at is None else Replace.NO
         self._clear(root)
         results = self._restore(chosen, root, everything, replace)
         self._remember(root, results)
@@ -83,7 +83,7 @@ class Comeback:
         commits: list[CommitRecord | Corrupt],
         root: Path,
         everything: bool,
-        replace: bool,
+        replace: Replace,
     ) -> list[Restored]:
         if not everything:
             return [self._restorer.restore_newest(commits, root, replace)]
@@ -111,6 +111,8 @@ class Comeback:
                     f"{record.committed_at}) to {root / record.checkpoint}: "
                     f"{len(record.files)} files, {record.size / 1e6:.1f} MB, every byte verified"
                 )
+            if result.put_aside:
+                self._say(f"syncd: what was there before is kept as {result.put_aside}")
             for companion in result.companions:
                 self._say(f"syncd: and beside it {companion.checkpoint}")
         if any(result.record for result in results):

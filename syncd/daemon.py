@@ -8,6 +8,7 @@ import logging
 import os
 import queue
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -98,8 +99,6 @@ class Daemon:
         with lock:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
-            # leases are given back before anybody could be told to
-            signal.signal(signal.SIGIO, signal.SIG_IGN)
             lower_priority()
             self._serve()
             threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
@@ -157,21 +156,23 @@ class Daemon:
             if not settings.copies:
                 self._idle()
                 return
-            journal = open_journal(settings)
-            self._engine = Engine(
-                settings,
-                journal,
-                self._health,
-                self._clock,
-                self._abort,
-                lambda: self._deadline,
-                self._writer,
-            )
+            self._engine = self._new_engine()
             while not self._stopping.is_set():
                 self._guarded(self._engine)
             self._last_flush(self._engine)
         finally:
             self._ended.set()
+
+    def _new_engine(self, in_memory: bool = False) -> Engine:
+        return Engine(
+            self._settings,
+            open_journal(self._settings, in_memory),
+            self._health,
+            self._clock,
+            self._abort,
+            lambda: self._deadline,
+            self._writer,
+        )
 
     def _idle(self) -> None:
         """``local`` without a bucket: nothing is copied, and that is said once."""
@@ -200,6 +201,13 @@ class Daemon:
         except Transient as error:
             log.warning("%s", error.explain())
             self._hold(engine, error)
+        except sqlite3.Error as error:
+            # a full disk, mostly: checkpoints matter more than what the journal saves
+            words = f"the journal cannot be written: {error}"
+            self._health.red("journal", words, "free space in SYNCD_STATE_DIR, then restart syncd")
+            log.error("%s; going on without it", words)
+            engine.disconnect()
+            self._engine = self._new_engine(in_memory=True)
         except Exception as error:
             log.exception("unexpected failure; starting over")
             self._health.red("internal", f"{type(error).__name__}: {error}", "please report it")

@@ -173,7 +173,7 @@ class Engine:
         began = self.clock.monotonic()
         committed = False
         while self.publisher and look.pending and not give_up():
-            self._announce(look)
+            self.health.begin(look.pending_bytes)
             committed |= self.pipeline.commit_next(look, self.publisher) is not None
             if look.pending and self.clock.monotonic() - began > 1.0:
                 look = self.pipeline.look()
@@ -181,15 +181,6 @@ class Engine:
         if committed:
             self.retain()
         return look
-
-    def _announce(self, look: Look) -> None:
-        self.health.begin(
-            {
-                self.layout.plain(unit.path, path): stat.size
-                for unit, _ in look.pending
-                for path, stat in unit.files
-            }
-        )
 
     def flush(self, give_up: Callable[[], bool]) -> FlushReport:
         """Commit all that is complete or becomes so by quiet alone, then send the logs."""
@@ -200,7 +191,7 @@ class Engine:
         try:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
-            self._announce(look)
+            self.health.begin(look.pending_bytes)
             look = self.pipeline.flush(self.publisher, give_up)
             shipped = self.logs.ship(self.transfer, give_up)
         except StoreError as error:

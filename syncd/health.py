@@ -49,7 +49,8 @@ class Health:
         self._recovered_at = 0.0
         self._pending: tuple[Waiting, ...] = ()
         self._incomplete: tuple[Waiting, ...] = ()
-        self._active: dict[str, list[int]] = {}
+        self._active_total = 0
+        self._active_done = 0
         self._recent: deque[tuple[float, int]] = deque()
         self._counts: Counter[str] = Counter()
         self._started = clock.now()
@@ -102,12 +103,12 @@ class Health:
         with self._lock:
             self._pending, self._incomplete = tuple(pending), tuple(incomplete)
 
-    def begin(self, sizes: dict[str, int]) -> None:
-        """Objects that are about to be sent, by key."""
+    def begin(self, total: int) -> None:
+        """So many bytes are about to be sent, at most."""
         with self._lock:
-            self._active = {key: [0, size] for key, size in sizes.items()}
+            self._active_done, self._active_total = 0, total
 
-    def sent(self, key: str, count: int) -> None:
+    def sent(self, _key: str, count: int) -> None:
         """The store has taken ``count`` more bytes of an object."""
         now = self._clock.monotonic()
         with self._lock:
@@ -115,8 +116,7 @@ class Health:
             self._recent.append((now, count))
             while self._recent and self._recent[0][0] < now - _WINDOW:
                 self._recent.popleft()
-            if key in self._active:
-                self._active[key][0] += count
+            self._active_done += count
 
     def last_progress(self) -> float:
         """When the store last took any bytes, on the monotonic clock; 0 for never."""
@@ -151,8 +151,8 @@ class Health:
                 "backlog_bytes": sum(item.size for item in self._pending),
                 "incomplete": [asdict(item) for item in self._incomplete],
                 "active": {
-                    "bytes": sum(done for done, _ in self._active.values()),
-                    "total": sum(total for _, total in self._active.values()),
+                    "bytes": min(self._active_done, self._active_total),
+                    "total": self._active_total,
                 },
                 "throughput_bytes_per_second": round(sum(c for _, c in recent) / span),
                 "sent_bytes": self._counts["bytes"],

@@ -44,6 +44,11 @@ class Look:
 
     cost: float = 0.0
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of all pending checkpoints."""
+        return sum(unit.size for unit, _ in self.pending)
+
     def next_interval(self, shortest: float) -> float:
         """Seconds until the next scan, if no event comes first."""
         interval = min(max(shortest, self.cost * _SCAN_SHARE), 60.0)
@@ -116,7 +121,7 @@ class Pipeline:
         the newest is committed again after each: the newest commit is what a restore takes. A
         backlog that is small goes oldest first and needs no such care.
         """
-        small = sum(unit.size for unit, _ in look.pending) <= _SMALL
+        small = look.pending_bytes <= _SMALL
         unit, profile = look.pending.pop(0 if small else -1)
         record: CommitRecord | None = None
         try:

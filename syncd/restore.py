@@ -7,6 +7,7 @@ durable, and then takes its place by one rename: a kill at any moment leaves the
 from __future__ import annotations
 
 import ctypes
+import enum
 import hashlib
 import os
 import secrets
@@ -29,6 +30,14 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
+class Replace(enum.Enum):
+    """What becomes of something that is where a checkpoint belongs."""
+
+    NO = "it stays, and the restore is refused"
+    KEEP = "it is put aside, under a hidden name"
+    DROP = "it is deleted"
+
+
 @dataclass
 class Restored:
     """What a restore did."""
@@ -36,6 +45,9 @@ class Restored:
     record: CommitRecord | None = None
     rejected: list[str] = field(default_factory=list)
     """Newer commits that were not intact: which, and why."""
+
+    put_aside: Path | None = None
+    """Where that lies now which was in the checkpoint's place."""
 
     companions: list[CommitRecord] = field(default_factory=list)
 
@@ -61,11 +73,14 @@ class Restorer:
         return list(self._log.newest_first())
 
     def restore_newest(
-        self, commits: Sequence[CommitRecord | Corrupt], root: Path, replace: bool = False
+        self,
+        commits: Sequence[CommitRecord | Corrupt],
+        root: Path,
+        replace: Replace = Replace.NO,
     ) -> Restored:
         """Restore the first of ``commits`` that is intact, and the companions it had.
 
-        Permanent if its place is taken and ``replace`` is not given.
+        Permanent if its place is taken and ``replace`` does not allow to take it.
         """
         result = Restored()
         candidates = [c for c in commits if isinstance(c, Corrupt) or not _companion(c)]
@@ -76,7 +91,7 @@ class Restorer:
                 result.rejected.append(commit.message)
                 continue
             try:
-                self.restore(commit, root, replace)
+                result.put_aside = self.restore(commit, root, replace)
             except Corrupt as error:
                 result.rejected.append(
                     f"{commit.checkpoint} (commit {commit.seq}): {error.message}"
@@ -87,10 +102,15 @@ class Restorer:
             break
         return result
 
-    def restore(self, record: CommitRecord, root: Path, replace: bool = False) -> None:
-        """Restore one commit; Corrupt if any byte of it is not the right one."""
+    def restore(
+        self, record: CommitRecord, root: Path, replace: Replace = Replace.NO
+    ) -> Path | None:
+        """Restore one commit; Corrupt if any byte of it is not the right one.
+
+        Returns where that lies now which was in its place, if it was kept.
+        """
         target = root / record.checkpoint
-        if not replace and os.path.lexists(target):
+        if replace is Replace.NO and os.path.lexists(target):
             raise Permanent(
                 f"{target} is there already",
                 hint="restore with --force to replace it, or --to another directory",
@@ -104,8 +124,12 @@ class Restorer:
             content = staging / "content"
             self._fetch_all(record, content)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _put_in_place(content, target, staging / "replaced")
+            old = _put_in_place(content, target, staging / "replaced")
             _point_tracker(record, root)
+            if old and replace is Replace.KEEP:
+                kept = target.with_name(f".replaced-{target.name}-{secrets.token_hex(4)}")
+                return old.rename(kept)
+            return None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -263,15 +287,19 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _put_in_place(content: Path, target: Path, replaced: Path) -> None:
-    """One rename, also where something is there: the two change places."""
+def _put_in_place(content: Path, target: Path, replaced: Path) -> Path | None:
+    """One rename, also where something is there: the two change places. Where that is now."""
+    old: Path | None = None
     if not os.path.lexists(target):
         content.rename(target)
-    elif not _exchange(content, target):
+    elif _exchange(content, target):
+        old = content
+    else:
         # only file systems without an atomic exchange: a moment in which neither is there
-        target.rename(replaced)
+        old = target.rename(replaced)
         content.rename(target)
     _sync(target.parent)
+    return old
 
 
 def _exchange(one: Path, other: Path) -> bool:

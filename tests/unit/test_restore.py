@@ -11,7 +11,7 @@ import pytest
 
 from syncd.errors import Corrupt, Permanent
 from syncd.records import CommitRecord
-from syncd.restore import STAGING, clear_staging
+from syncd.restore import STAGING, Replace, clear_staging
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
 
@@ -81,7 +81,19 @@ def test_what_is_there_is_not_replaced_unless_asked(machine: Machine, tmp_path: 
     back = restorer(tmp_path / "bucket")
     with pytest.raises(Permanent, match="there already"):
         back.restore_newest(back.commits(), target)
-    back.restore_newest(back.commits(), target, replace=True)
+    back.restore_newest(back.commits(), target, Replace.DROP)
+    assert tree(target / "run/gen-000010") == tree(machine.root / "run/gen-000010")
+
+
+def test_what_was_replaced_can_be_kept(machine: Machine, tmp_path: Path) -> None:
+    target = tmp_path / "two"
+    (target / "run/gen-000010").mkdir(parents=True)
+    (target / "run/gen-000010/torn").write_text("half")
+    back = restorer(tmp_path / "bucket")
+    aside = back.restore_newest(back.commits(), target, Replace.KEEP).put_aside
+    assert aside is not None
+    assert aside.name.startswith(".replaced-gen-000010-")
+    assert tree(aside) == {"torn": b"half"}
     assert tree(target / "run/gen-000010") == tree(machine.root / "run/gen-000010")
 
 
