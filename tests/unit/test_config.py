@@ -90,3 +90,11 @@ def test_bytes(text: str, count: int) -> None:
 def test_http_off_and_address(tmp_path: Path) -> None:
     assert load(tmp_path, SYNCD_HTTP="off").http is None
     assert load(tmp_path, SYNCD_HTTP="0.0.0.0:9000").http == ("0.0.0.0", 9000)
+
+
+def test_example_explains_every_setting() -> None:
+    from syncd.config import _Schema
+
+    text = (Path(__file__).parents[2] / ".env.example").read_text()
+    missing = [name for name in _Schema().fields if f"{name}=" not in text]
+    assert missing == []
