@@ -304,3 +304,22 @@ def test_nothing_intact_is_3_and_empty_is_0(build: Build, tmp_path: Path) -> Non
     assert ended.returncode == 3
     assert "NOT INTACT" in ended.stderr
     assert two.syncd("verify").returncode == 3
+
+
+def test_uploaded_by_the_python_face_and_restored_as_unproven(build: Build, tmp_path: Path) -> None:
+    one, two = build("one"), build("two")
+    one.write_checkpoint("run/gen-000005", {"state.json": b"{}", "w.bin": b"weights"})
+    code = "from syncd import get_cloud_sync_from_env as get; import sys; s = get();"
+    code += "sys.exit(s.upload_directory('checkpoints', 'eigen2/checkpoints') != 2)"
+    uploaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=one.disk, env=one.environ, check=False
+    )
+    assert uploaded.returncode == 0
+    restored = two.syncd("restore")
+    assert restored.returncode == 0
+    assert "restored run/gen-000005, UNPROVEN" in restored.stderr
+    assert (two.checkpoints / "run/gen-000005/w.bin").read_bytes() == b"weights"
+    assert two.syncd("--once").returncode == 0
+    assert [row["checkpoint"] for row in json.loads(two.syncd("ls", "--json").stdout)] == [
+        "run/gen-000005"
+    ]
