@@ -11,13 +11,13 @@ from syncd.config import Settings
 from syncd.daemon import AlreadyRunning, lock_state
 from syncd.detect import Detector
 from syncd.engine import open_journal
-from syncd.errors import Corrupt, Permanent, StoreError
+from syncd.errors import Changed, Corrupt, Permanent, StoreError
 from syncd.journal import Journal
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer, clear_staging
-from syncd.scan import scan
-from syncd.transfer import Transfer
+from syncd.scan import Stat, scan
+from syncd.transfer import Transfer, digest_file
 from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
@@ -155,19 +155,30 @@ class Comeback:
         return True
 
     def _store_is_ahead(self, root: Path, local: Unit, newest: CommitRecord) -> bool:
-        """Whether the newest commit holds something that this disk does not."""
-        place = root / newest.checkpoint
-        same = all(
-            (place / entry.path if entry.path else place).is_file()
-            and (place / entry.path if entry.path else place).stat().st_size == entry.size
-            for entry in newest.files
-        )
-        if not same:
-            committed_local = newest.checkpoint == local.path
-            mtime = max((entry.mtime_ns for entry in newest.files), default=0)
-            # a local checkpoint that was written after the newest commit is not behind it
-            return not committed_local and mtime > local.written[0]
-        return False
+        """Whether the newest commit holds something that this disk does not.
+
+        By the number of the commit that the local checkpoint is, where that is known. A local
+        checkpoint that was never committed as it is counts by its time of writing.
+        """
+        if _on_disk(root, newest):
+            return False
+        committed = self._committed_as(local)
+        if committed is not None:
+            return newest.seq > committed
+        return max((entry.mtime_ns for entry in newest.files), default=0) > local.written[0]
+
+    def _committed_as(self, local: Unit) -> int | None:
+        try:
+            with lock_state(self._settings.state_dir):
+                journal = open_journal(self._settings)
+                try:
+                    if journal.is_safe(local.path, local.signature):
+                        return journal.safe_seq(local.path)
+                finally:
+                    journal.close()
+        except (AlreadyRunning, OSError):
+            pass
+        return None
 
     def _clear(self, root: Path) -> None:
         with suppress(AlreadyRunning, OSError), lock_state(self._settings.state_dir):
@@ -229,6 +240,21 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
+
+
+def _on_disk(root: Path, record: CommitRecord) -> bool:
+    """Whether every file of a commit lies at its place, with the committed content."""
+    for entry in record.files:
+        path = root / record.checkpoint / entry.path if entry.path else root / record.checkpoint
+        try:
+            seen = Stat.of(path.lstat())
+            if seen.size != entry.size:
+                return False
+            if seen.mtime_ns != entry.mtime_ns and digest_file(path, seen) != entry.sha256:
+                return False
+        except (OSError, Permanent, Changed):
+            return False
+    return True
 
 
 def _is(commit: CommitRecord | Corrupt, at: str) -> bool:

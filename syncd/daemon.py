@@ -67,6 +67,7 @@ class Daemon:
     def __init__(self, environment: Environment, clock: Clock | None = None) -> None:
         self._environment = environment
         self._settings = load_settings(environment)
+        self._read = environment.read()
         self._clock = clock or SystemClock()
         self._writer = new_writer()
         self._health = Health(self._clock, self._writer)
@@ -170,9 +171,18 @@ class Daemon:
             self._health,
             self._clock,
             self._abort,
-            lambda: self._deadline,
+            self._limit,
             self._writer,
         )
+
+    def _limit(self) -> float | None:
+        """When trying again ends: at the deadline of a stop, or at once when settings change."""
+        if self._deadline is None and self._settings_changed():
+            return 0.0
+        return self._deadline
+
+    def _settings_changed(self) -> bool:
+        return self._environment.read() != self._read
 
     def _idle(self) -> None:
         """``local`` without a bucket: nothing is copied, and that is said once."""
@@ -215,6 +225,7 @@ class Daemon:
 
     def _connect(self, engine: Engine) -> None:
         engine.pipeline.look()
+        self._read = self._environment.read()
         try:
             settings = load_settings(self._environment)
         except SettingsError as error:
@@ -248,7 +259,6 @@ class Daemon:
     def _hold(self, engine: Engine, error: StoreError | None, forever: bool = False) -> None:
         """Wait for a person: try again when the settings change, and now and then unchanged."""
         engine.disconnect()
-        before = self._environment.read()
         until = self._clock.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _OPERATOR_RETRY_LIMIT)
         reason = error.explain() if error else "the daemon met an unexpected failure"
@@ -258,7 +268,7 @@ class Daemon:
             self._answer_flushes({"safe": False, "committed": 0, "failed": failed})
             self._wake.clear()
             self._clock.wait(self._stopping, _OPERATOR_POLL)
-            changed = self._environment.read() != before
+            changed = self._settings_changed()
             if changed:
                 self._retry_after = _OPERATOR_RETRY
             if changed or (not forever and self._clock.monotonic() > until):

@@ -53,7 +53,7 @@ def _bar(words: str) -> Iterator[tuple[Progress, Any]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=_err,
-        disable=not _err.is_terminal,
+        disable=not (words and _err.is_terminal),
         transient=True,
     )
     with progress:
@@ -170,13 +170,26 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(settings: Settings, retry_for: float = 60.0) -> Iterator[tuple[Restorer, Transfer]]:
+def _reading(
+    settings: Settings, words: str = "", retry_for: float = 60.0
+) -> Iterator[tuple[Restorer, Transfer]]:
+    """A store to read from, with a progress bar for what is fetched."""
     clock, abort = SystemClock(), threading.Event()
     until = clock.monotonic() + retry_for
     store = open_resilient(settings, clock, abort, lambda: until)
     transfer = Transfer(store, settings.concurrency, RateLimit(None, clock, abort))
     try:
-        yield Restorer(store, Layout(settings.cloud_prefix), transfer.files), transfer
+        with _bar(words) as (progress, task):
+
+            def begin(record: CommitRecord) -> None:
+                progress.update(task, description=f"{words} {record.checkpoint}", completed=0)
+                progress.update(task, total=record.size)
+
+            def advance(_key: str, count: int) -> None:
+                progress.advance(task, count)
+
+            layout = Layout(settings.cloud_prefix)
+            yield Restorer(store, layout, transfer.files, advance, begin), transfer
     finally:
         transfer.close()
         store.close()
@@ -228,13 +241,12 @@ def verify(settings: Settings, as_json: bool) -> int:
     """Prove every commit."""
     good: list[str] = []
     bad: dict[str, str] = {}
-    with _reading(settings) as (restorer, _), _bar("verifying") as (progress, task):
+    with _reading(settings, "verifying") as (restorer, _):
         commits = restorer.commits()
         sound = [commit for commit in commits if isinstance(commit, CommitRecord)]
         bad.update(
             {f"record {n}": c.message for n, c in enumerate(commits) if isinstance(c, Corrupt)}
         )
-        progress.update(task, total=sum(commit.size for commit in sound))
         for commit in sound:
             name = f"{commit.checkpoint} (commit {commit.seq})"
             try:
@@ -243,7 +255,6 @@ def verify(settings: Settings, as_json: bool) -> int:
                 bad[name] = error.message
             else:
                 good.append(name)
-            progress.advance(task, commit.size)
     if as_json:
         print(json.dumps({"intact": good, "broken": bad}))  # noqa: T201 - the answer itself
     else:
@@ -285,7 +296,7 @@ def restore(
     if not settings.copies:
         _err.print("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
-    with _reading(settings, retry_for) as (restorer, transfer):
+    with _reading(settings, "restoring", retry_for) as (restorer, transfer):
         comeback = Comeback(
             settings, restorer, transfer, lambda text: _err.print(text, markup=False)
         )

@@ -26,6 +26,9 @@ from syncd.stores.base import ObjectStore
 STAGING = ".syncd-restore-"
 """Beginning of the names of folders in which a restore is under way."""
 
+REPLACED = ".syncd-replaced"
+"""Folder beside a restored checkpoint for what was in its place; no scan looks into it."""
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -61,11 +64,14 @@ class Restorer:
         layout: Layout,
         workers: Executor,
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
+        on_begin: Callable[[CommitRecord], None] = lambda _record: None,
     ) -> None:
+        """``on_begin`` hears of each commit that is about to be fetched, ``on_bytes`` of bytes."""
         self._store = store
         self._layout = layout
         self._workers = workers
         self._on_bytes = on_bytes
+        self._on_begin = on_begin
         self._log = CommitLog(store, layout)
 
     def commits(self) -> list[CommitRecord | Corrupt]:
@@ -118,6 +124,7 @@ class Restorer:
         _check_parents(root, record.checkpoint)
         root.mkdir(parents=True, exist_ok=True)
         _check_space(root, record)
+        self._on_begin(record)
         staging = root / f"{STAGING}{record.seq}-{secrets.token_hex(4)}"
         staging.mkdir()
         try:
@@ -127,8 +134,9 @@ class Restorer:
             old = _put_in_place(content, target, staging / "replaced")
             _point_tracker(record, root)
             if old and replace is Replace.KEEP:
-                kept = target.with_name(f".replaced-{target.name}-{secrets.token_hex(4)}")
-                return old.rename(kept)
+                folder = target.parent / REPLACED
+                folder.mkdir(exist_ok=True)
+                return old.rename(folder / f"{target.name}-{secrets.token_hex(4)}")
             return None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -206,6 +214,7 @@ class Restorer:
 
     def verify(self, record: CommitRecord) -> None:
         """Read every object of a commit back and prove it, writing nothing; Corrupt if not."""
+        self._on_begin(record)
         list(self._workers.map(lambda entry: self._prove(record, entry), record.files))
 
     def _prove(self, record: CommitRecord, entry: FileEntry) -> None:
@@ -217,10 +226,10 @@ class Restorer:
                 for chunk in self._store.read(key):
                     digest.update(chunk)
                     size += len(chunk)
+                    self._on_bytes(key, len(chunk))
             except (NotFound, Conflict):
                 continue
             if (size, digest.hexdigest()) == (entry.size, entry.sha256):
-                self._on_bytes(key, size)
                 return
         raise Corrupt(f"{entry.path or record.checkpoint}: no object has the committed content")
 

@@ -59,7 +59,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         """No look at the directory is taken before the first request."""
-        self._root = root.absolute()
+        self._root = Path(os.path.abspath(root))  # noqa: PTH100 - without following links
         self.name = f"file://{self._root}"
         self.capabilities = Capabilities(
             conditional_copy=True, min_part_size=1, max_part_size=1 << 40, max_parts=1 << 30

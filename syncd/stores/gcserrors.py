@@ -23,7 +23,7 @@ from syncd.stores.wire import CLOCK_HINT, TRANSIENT_STATUSES, clock_words, retry
 
 _BUSY = "the store is busy or down; it is tried again"
 _KEY = "point GOOGLE_APPLICATION_CREDENTIALS at a valid key file of a service account"
-_RIGHTS = "give the service account the role 'Storage Object Admin' on the bucket"
+_RIGHTS = "give the service account the role roles/storage.objectUser on the bucket"
 _BUCKET = "create the bucket, or correct CLOUD_BUCKET"
 _OPERATOR = {
     "accountDisabled": "enable the account, or pay its bill",

@@ -22,8 +22,8 @@ from syncd.errors import (
 from syncd.stores.wire import CLOCK_HINT, TRANSIENT_STATUSES, clock_words, retry_after
 
 _RIGHTS = (
-    "allow s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject and "
-    "s3:AbortMultipartUpload on the bucket"
+    "allow s3:ListBucket, s3:ListBucketMultipartUploads, s3:GetObject, s3:PutObject, "
+    "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts on the bucket"
 )
 _REGION = "set AWS_REGION to the region of the bucket, or correct AWS_ENDPOINT_URL"
 

@@ -280,6 +280,45 @@ def test_local_checkpoint_wins_unless_the_newest_is_asked_for(build: Build) -> N
     assert (two.checkpoints / "run/gen-000010").exists()
 
 
+def test_file_overwritten_on_another_machine_is_seen_as_ahead(build: Build) -> None:
+    one, two = build("one"), build("two")
+    for machine, content in ((one, b"first"), (two, b"later")):
+        if machine is two:
+            assert two.syncd("restore").returncode == 0
+        (machine.checkpoints / "last.bin").parent.mkdir(exist_ok=True)
+        (machine.checkpoints / "last.bin").write_bytes(content)
+        assert machine.syncd("--once").returncode == 0
+    kept = one.syncd("restore")
+    assert (kept.returncode, "the store is AHEAD" in kept.stderr) == (0, True)
+    one.environ["RESUME_FROM"] = "newest"
+    taken = one.syncd("restore")
+    assert taken.returncode == 0
+    assert (one.checkpoints / "last.bin").read_bytes() == b"later"
+    assert "kept as" in taken.stderr
+    assert [p.read_bytes() for p in one.checkpoints.glob(".syncd-replaced/*")] == [b"first"]
+    rows = one.syncd("ls", "--json").stdout
+    assert one.syncd("--once").returncode == 0
+    assert one.syncd("ls", "--json").stdout.count("last.bin") == rows.count("last.bin")
+
+
+def test_wrong_endpoint_is_mended_in_the_environment_file(
+    build: Build, s3: dict[str, str], seaweedfs: SeaweedFS
+) -> None:
+    client = seaweedfs.client()
+    bucket = f"endpoint-{os.getpid()}"
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    right = s3.pop("AWS_ENDPOINT_URL")
+    one = build(**{**s3, "CLOUD_BUCKET": bucket, "AWS_ENDPOINT_URL": ""})
+    (one.disk / ".env").write_text("AWS_ENDPOINT_URL=http://127.0.0.1:9\n")
+    del one.environ["AWS_ENDPOINT_URL"]
+    name = checkpoint(one)
+    one.start()
+    wait_until(is_red(one, "cannot be reached"), one.log())
+    (one.disk / ".env").write_text(f"AWS_ENDPOINT_URL={right}\n")
+    wait_until(one.has_committed(name), one.log(), patience=120)
+
+
 def test_restore_from_a_store_that_cannot_be_reached_is_1(build: Build) -> None:
     one = build(
         CLOUD_PROVIDER="s3",
