@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import wait
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Changed, Conflict, Corrupt, Fenced, NotFound
+from syncd.errors import Changed, Conflict, Corrupt, Fenced, NotFound, Permanent
 from syncd.journal import Journal, Sent
 from syncd.plan import Planner, Step
 from syncd.profiles import COMPANION, Unit
@@ -25,6 +26,8 @@ from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry, link_stays
 from syncd.scan import Stat
 from syncd.stores.base import Condition, IfAbsent, ObjectStore
 from syncd.transfer import Transfer, digest_file
+
+log = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -260,11 +263,15 @@ class Publisher:
                 hint="two machines write to one prefix: stop one of them",
             )
         for key, source, _seq in stale:
-            self._preserve(key, source)
-            if source:
-                self._store.copy(source, key)
-            else:
-                self._store.delete([key])
+            try:
+                self._preserve(key, source)
+                if source:
+                    self._store.copy(source, key)
+                else:
+                    self._store.delete([key])
+            except Permanent as error:
+                # pruned meanwhile, or no possible name: restores do not need it
+                log.warning("%s is not refreshed: %s", key, error.message)
             self._journal.refreshed(key)
 
     def _preserve(self, key: str, source: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
-from syncd.errors import Changed, Permanent, SyncdError
+from syncd.errors import Changed, Corrupt, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.profiles import Unit, units
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 _SMALL = 32 * 1024 * 1024
 """Bytes of a backlog that is gone so quickly that the oldest may go first."""
+
+_POSTPONE = 30.0
+"""Seconds after which a checkpoint that failed by itself is tried again."""
 
 _NOT_UTF8 = Permanent(
     "a file name is not UTF-8",
@@ -42,6 +45,9 @@ class Look:
     again: float | None = None
     """Seconds after which something may have become complete by quiet alone."""
 
+    retry: float | None = None
+    """Seconds after which something that failed is tried again."""
+
     cost: float = 0.0
 
     @property
@@ -52,7 +58,8 @@ class Look:
     def next_interval(self, shortest: float) -> float:
         """Seconds until the next scan, if no event comes first."""
         interval = min(max(shortest, self.cost * _SCAN_SHARE), 60.0)
-        return interval if self.again is None else min(interval, max(0.02, self.again))
+        soon = [seconds for seconds in (self.again, self.retry) if seconds is not None]
+        return min([interval, *(max(0.02, seconds) for seconds in soon)])
 
 
 class Pipeline:
@@ -74,6 +81,7 @@ class Pipeline:
         self._exclude = exclude
         self._detector = Detector(root, settle, clock)
         self._given_up: dict[str, tuple[str, str]] = {}
+        self._postponed: dict[str, float] = {}
         self._at_start: dict[str, str] | None = None
 
     def look(self) -> Look:
@@ -95,6 +103,11 @@ class Pipeline:
                 name = _printable(unit.path)
                 look.incomplete.append(Waiting(name, unit.size, reason))
                 continue
+            wait = self._postponed.get(unit.path, 0.0) - self._clock.monotonic()
+            if wait > 0:
+                look.incomplete.append(Waiting(unit.path, unit.size, "failed; tried again soon"))
+                look.retry = min(wait, look.retry or wait)
+                continue
             verdict = self._detector.judge(unit)
             if verdict.complete:
                 look.pending.append((unit, verdict.profile))
@@ -102,9 +115,10 @@ class Pipeline:
             look.incomplete.append(Waiting(unit.path, unit.size, verdict.reason))
             if verdict.again is not None:
                 look.again = min(verdict.again, look.again or verdict.again)
-        gone = self._given_up.keys() - {unit.path for unit in found}
+        gone = (self._given_up.keys() | self._postponed.keys()) - {unit.path for unit in found}
         for path in gone:
-            self._given_up.pop(path)
+            self._given_up.pop(path, None)
+            self._postponed.pop(path, None)
             self._health.green(f"skipped {_printable(path)}")
         look.cost = self._clock.monotonic() - began
         self._report(look)
@@ -130,7 +144,10 @@ class Pipeline:
             log.info("%s: %s; looking again", unit.path, change.message)
         except Permanent as error:
             self._give_up(unit, error)
+        except (Corrupt, OSError) as error:
+            self._postpone(unit, error)
         else:
+            self._postponed.pop(unit.path, None)
             if self._health.green(f"skipped {unit.path}"):
                 log.info("%s can be copied again", unit.path)
         if record:
@@ -177,9 +194,19 @@ class Pipeline:
         if self._health.red(f"skipped {name}", f"{name}: {error.message}", error.hint):
             log.error("%s is not copied: %s", name, error.explain())
 
+    def _postpone(self, unit: Unit, error: Corrupt | OSError) -> None:
+        """Something went wrong with this one checkpoint only: the others go first now."""
+        words = error.explain() if isinstance(error, Corrupt) else f"cannot be read: {error}"
+        self._postponed[unit.path] = self._clock.monotonic() + _POSTPONE
+        if self._health.red(
+            f"skipped {unit.path}", f"{unit.path}: {words}", "tried again by itself"
+        ):
+            log.error("%s waits: %s", unit.path, words)
+
     def failures(self) -> dict[str, str]:
         """Complete checkpoints that cannot be copied, and why."""
-        return {path: reason for path, (_, reason) in self._given_up.items()}
+        failed = dict.fromkeys(self._postponed, "failed; it is tried again by itself")
+        return {**failed, **{path: reason for path, (_, reason) in self._given_up.items()}}
 
     def flush(self, publisher: Publisher, give_up: Callable[[], bool]) -> Look:
         """Commit everything that is complete or becomes so by quiet alone; newest first."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import Fenced
+from syncd.errors import Corrupt, Fenced
 from syncd.records import CommitRecord
 from syncd.scan import Stat
 from syncd.stores.base import Condition
@@ -176,6 +176,31 @@ def test_checkpoint_that_changes_while_it_is_sent_is_not_committed(
     monkeypatch.undo()
     (record,) = machine.commit_all()
     assert record.seq == 1
+
+
+def test_checkpoint_that_fails_by_itself_holds_up_no_other(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.write("bad.bin", b"bad")
+    machine.write("good.bin", b"good")
+    send = machine.publisher._transfer.send
+
+    def damage(path: Path, key: str, seen: Stat, condition: Condition) -> object:
+        if path.name == "bad.bin":
+            raise Corrupt("the content changed on its way")
+        return send(path, key, seen, condition)
+
+    monkeypatch.setattr(machine.publisher._transfer, "send", damage)
+    assert [record.checkpoint for record in machine.commit_all()] == ["good.bin"]
+    assert "bad.bin" in machine.pipeline.failures()
+    assert not machine.health.snapshot()["healthy"]
+    look = machine.pipeline.look()
+    assert not look.pending
+    assert look.retry is not None
+    monkeypatch.undo()
+    machine.pipeline._postponed["bad.bin"] = 0.0
+    assert [record.checkpoint for record in machine.commit_all()] == ["bad.bin"]
+    assert machine.health.snapshot()["healthy"]
 
 
 def test_newest_is_sent_first_and_stays_the_newest_commit(machine: Machine) -> None:
