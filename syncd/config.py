@@ -104,9 +104,13 @@ def _concurrency(text: str) -> int:
 def _directory(text: str) -> Path:
     """A folder that may appear later, but is no file and can be read when it is there."""
     path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be looked at: {error.strerror}") from None
+    if there and not path.is_dir():
         raise ValueError(f"{path} is not a directory")
-    if path.exists() and not os.access(path, os.R_OK | os.X_OK):
+    if there and not os.access(path, os.R_OK | os.X_OK):
         raise ValueError(f"{path} cannot be read; give this user read permission")
     return path
 

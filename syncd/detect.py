@@ -39,6 +39,8 @@ class Verdict:
     profile: str = ""
     reason: str = ""
     again: float | None = None
+    failed: bool = False
+    """It will not become complete by waiting: it cannot be read."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Seen:
     signature: str
     since: float
     faults: str | None = None
+    failed: bool = False
     checked: bool = False
 
 
@@ -122,10 +125,10 @@ class Detector:
         if None in writers and quiet < least:
             return Verdict(False, reason="changed just now", again=least - quiet)
         if not seen.checked:
-            seen.faults = self._fault(unit)
+            seen.faults = self._fault(unit, seen)
             seen.checked = True
         if seen.faults:
-            return Verdict(False, reason=seen.faults)
+            return Verdict(False, reason=seen.faults, failed=seen.failed)
         return Verdict(True, profile=label)
 
     def _look(self, unit: Unit) -> _Seen:
@@ -140,11 +143,14 @@ class Detector:
             seen = self._seen[unit.path] = _Seen(signature, now)
         return seen
 
-    def _fault(self, unit: Unit) -> str | None:
+    def _fault(self, unit: Unit, seen: _Seen) -> str | None:
         for path, _ in unit.files:
             try:
                 fault = check_file(self._root / unit.below(path))
+            except FileNotFoundError:
+                return f"{unit.below(path)} is gone"
             except OSError as error:
+                seen.failed = True
                 return f"{unit.below(path)} cannot be read: {error.strerror}"
             if fault:
                 return f"{unit.below(path)} is {fault}"

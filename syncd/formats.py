@@ -136,4 +136,9 @@ def check_file(path: Path) -> str | None:
             return "begins with zeros: made to size, but not written yet"
         file.seek(0)
         check = _check_for(path, magic)
-        return check(file, size) if check else None
+        try:
+            return check(file, size) if check else None
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - files hold anything, on purpose too
+            return f"not what its name says ({type(error).__name__})"

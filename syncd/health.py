@@ -5,7 +5,6 @@ Red means that the user's work is at risk and why: each reason has words and a r
 
 from __future__ import annotations
 
-import datetime
 import threading
 from collections import Counter, deque
 from dataclasses import asdict, dataclass
@@ -95,8 +94,7 @@ class Health:
         """The recovery point that was found in the store."""
         with self._lock:
             self._recovery = record
-            moment = datetime.datetime.fromisoformat(record.committed_at.replace("Z", "+00:00"))
-            self._recovered_at = moment.timestamp()
+            self._recovered_at = record.moment.timestamp()
 
     def waiting(self, pending: list[Waiting], incomplete: list[Waiting]) -> None:
         """What is on disk and not committed: complete, and not complete."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.errors import Corrupt
 from syncd.records import CommitRecord, Layout, parse_record
 
 _SCHEMA = """
@@ -23,7 +24,7 @@ CREATE TABLE IF NOT EXISTS commits (
 CREATE INDEX IF NOT EXISTS commits_by_checkpoint ON commits (checkpoint, seq);
 CREATE TABLE IF NOT EXISTS objects (
     key TEXT NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    PRIMARY KEY (key, seq));
+    current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, seq));
 CREATE INDEX IF NOT EXISTS objects_by_content ON objects (size, sha256);
 CREATE TABLE IF NOT EXISTS safe (
     checkpoint TEXT PRIMARY KEY, signature TEXT NOT NULL, seq INTEGER NOT NULL);
@@ -36,7 +37,7 @@ CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, se
 CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
 """
 
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Journal:
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute("PRAGMA cache_size=-2000")
             sound = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            _drop_other_versions(database)
             database.executescript(_SCHEMA)
         except sqlite3.DatabaseError:
             database.close()
@@ -165,7 +167,7 @@ class Journal:
                 record.to_json(),
             )
             self._db.executemany(
-                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO objects (key, seq, size, sha256) VALUES (?, ?, ?, ?)",
                 [(f.key, record.seq, f.size, f.sha256) for f in record.files],
             )
             self._db.executemany(
@@ -182,7 +184,10 @@ class Journal:
     def commit(self, seq: int, layout: Layout) -> CommitRecord | None:
         """A known commit."""
         rows = self._run("SELECT record FROM commits WHERE seq = ?", seq)
-        return parse_record(_bytes(rows[0][0]), seq, layout.prefix) if rows else None
+        try:
+            return parse_record(_bytes(rows[0][0]), seq, layout.prefix) if rows else None
+        except Corrupt:
+            return None
 
     def newest_commit(
         self,
@@ -215,12 +220,18 @@ class Journal:
 
     def has_size(self, size: int) -> bool:
         """Whether any committed object has this size: only then can content be there already."""
-        return bool(self._run("SELECT 1 FROM objects WHERE size = ? LIMIT 1", size))
+        sql = "SELECT 1 FROM objects WHERE size = ? AND current LIMIT 1"
+        return bool(self._run(sql, size))
+
+    def doubt(self, key: str, sha256: str = "") -> None:
+        """From now on ``key`` holds other content than commits say that do not say ``sha256``."""
+        self._run("UPDATE objects SET current = 0 WHERE key = ? AND sha256 != ?", key, sha256)
 
     def object_with(self, size: int, sha256: str) -> str | None:
         """Key of a committed object with this content."""
         rows = self._run(
-            "SELECT key FROM objects WHERE size = ? AND sha256 = ? ORDER BY seq DESC LIMIT 1",
+            "SELECT key FROM objects WHERE size = ? AND sha256 = ? AND current "
+            "ORDER BY seq DESC LIMIT 1",
             size,
             sha256,
         )
@@ -241,6 +252,10 @@ class Journal:
         """The commit that holds the local revision of a checkpoint, if it was ever committed."""
         rows = self._run("SELECT seq FROM safe WHERE checkpoint = ?", checkpoint)
         return int(rows[0][0]) if rows else None
+
+    def safe(self) -> list[tuple[str, int]]:
+        """Every checkpoint of this disk that was committed, with the number of its commit."""
+        return [(path, int(seq)) for path, seq in self._run("SELECT checkpoint, seq FROM safe")]
 
     def forget_safe(self, checkpoint: str) -> None:
         """Look at this checkpoint afresh."""
@@ -300,6 +315,18 @@ class Journal:
     def mark_log(self, path: str, stat: str) -> None:
         """A log file is in the store as it was with this stat."""
         self._run("INSERT OR REPLACE INTO logs VALUES (?, ?)", path, stat)
+
+
+def _drop_other_versions(database: sqlite3.Connection) -> None:
+    """Tables of another version hold nothing that cannot be found again."""
+    tables = [
+        name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
+    ]
+    if "meta" in tables:
+        row = database.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
+        if row is not None and row[0] != _VERSION:
+            for name in tables:
+                database.execute(f"DROP TABLE {name}")
 
 
 def _bytes(value: object) -> bytes:

@@ -16,6 +16,15 @@ from syncd.transfer import Transfer
 log = logging.getLogger(__name__)
 
 
+def _nameable(path: str) -> bool:
+    """Whether a name is UTF-8, as the names of objects must be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class LogShipper:
     """Sends the files of the log root. They have no commits: the newest bytes are what counts."""
 
@@ -42,7 +51,9 @@ class LogShipper:
             (prefix + name, stat)
             for prefix, folder in tree.walk()
             for name, stat in folder.files.items()
-            if stat.size and self._journal.log_sent(prefix + name) != stat.text()
+            if stat.size
+            and _nameable(prefix + name)
+            and self._journal.log_sent(prefix + name) != stat.text()
         ]
         return sorted(found, key=lambda item: item[1].size)
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from syncd.records import link_stays_inside
 from syncd.scan import Folder, Stat
 
 
@@ -207,5 +208,5 @@ def units(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
             yield Unit(path, COMPANION if small else LONE, (("", stat),))
     for name, target in folder.links.items():
         path = folder.below(name)
-        if path not in trackers:
+        if path not in trackers and link_stays_inside(path, target):
             yield Unit(path, COMPANION, (), (("", target),))

@@ -6,6 +6,7 @@ that leaves the checkpoint, a key outside the prefix or a size that is no number
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class CommitRecord:
         return not self.checkpoint
 
     @property
+    def moment(self) -> datetime.datetime:
+        """When it was committed, by the writer's clock; ValueError if that cannot be read."""
+        return datetime.datetime.fromisoformat(self.committed_at.replace("Z", "+00:00"))
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.files)
@@ -105,7 +111,7 @@ def _text(value: Any, what: str) -> str:
 
 
 def _whole(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
         raise Corrupt(f"commit record: {what} is not a whole number")
     return value
 
@@ -133,9 +139,9 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             files=files,
             links=links,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
-    _check(record, seq)
+    check_record(record, seq)
     return record
 
 
@@ -155,7 +161,12 @@ def _parse_file(item: dict[str, Any], prefix: str) -> FileEntry:
     return entry
 
 
-def _check(record: CommitRecord, seq: int) -> None:
+def check_record(record: CommitRecord, seq: int) -> None:
+    """Corrupt for a record that no reader may trust, and so no writer may write."""
+    try:
+        record.moment.timestamp()
+    except (ValueError, OverflowError):
+        raise Corrupt(f"commit {seq}: {record.committed_at!r} is no time") from None
     if record.seq != seq:
         raise Corrupt(f"commit {seq} says that it is {record.seq}")
     if record.is_claim:

@@ -5,6 +5,7 @@ Events are hints; this is the truth. A scan never follows a link and never opens
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
@@ -17,6 +18,9 @@ NOT_YET_DIRECTORIES = (".*", "tmp*", "*.orbax-checkpoint-tmp*")
 
 NOT_YET_FILES = ("*.tmp", "*.partial", "*.dirty", "*.part", "*.__lock")
 """Names of files that their writer will rename when they are finished."""
+
+
+_GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Folder:
     unfinished: dict[str, Stat] = field(default_factory=dict)
     """Files whose names say "not yet": no members, but a sign that a writer is at work."""
 
+    unreadable: str = ""
+    """Why something in here cannot be looked at, which is not the same as not being there."""
+
     @property
     def name(self) -> str:
         """Last part of the path."""
@@ -91,8 +98,8 @@ def _excluded(path: str, name: str, exclude: tuple[str, ...]) -> bool:
 def scan(root: Path, exclude: tuple[str, ...] = ()) -> Folder | None:
     """The tree below ``root``, or None if there is no such directory.
 
-    Directories and files that vanish meanwhile are simply not there; what cannot be read is
-    left out the same way, and shows again as soon as it can.
+    Directories and files that vanish meanwhile are simply not there; what is there and cannot
+    be looked at is noted in its folder.
     """
     if not root.is_dir():
         return None
@@ -103,20 +110,22 @@ def scan(root: Path, exclude: tuple[str, ...] = ()) -> Folder | None:
         try:
             with os.scandir(root / folder.path) as entries:
                 for entry in entries:
-                    _add(folder, entry, exclude)
-        except OSError:
+                    _add(folder, entry, exclude, root)
+        except OSError as error:
+            if error.errno not in _GONE:
+                folder.unreadable = f"{folder.path or root}: {error.strerror}"
             continue
         pending.extend(folder.folders.values())
     return top
 
 
-def _add(folder: Folder, entry: os.DirEntry[str], exclude: tuple[str, ...]) -> None:
+def _add(folder: Folder, entry: os.DirEntry[str], exclude: tuple[str, ...], root: Path) -> None:
     path = folder.below(entry.name)
     if _excluded(path, entry.name, exclude):
         return
     try:
         if entry.is_symlink():
-            folder.links[entry.name] = str(Path(entry.path).readlink())
+            folder.links[entry.name] = _relative(str(Path(entry.path).readlink()), path, root)
         elif entry.is_dir(follow_symlinks=False):
             if not _matches(entry.name, NOT_YET_DIRECTORIES):
                 folder.folders[entry.name] = Folder(path)
@@ -124,5 +133,16 @@ def _add(folder: Folder, entry: os.DirEntry[str], exclude: tuple[str, ...]) -> N
             found = Stat.of(entry.stat(follow_symlinks=False))
             kind = folder.unfinished if _matches(entry.name, NOT_YET_FILES) else folder.files
             kind[entry.name] = found
-    except OSError:
-        return  # it vanished between the listing and the look
+    except OSError as error:
+        if error.errno not in _GONE:  # else it vanished between the listing and the look
+            folder.unreadable = f"{path}: {error.strerror}"
+
+
+def _relative(target: str, path: str, root: Path) -> str:
+    """A link's target; one that is absolute and stays below the root, relative to the link."""
+    if not target.startswith("/"):
+        return target
+    folder = str(root.absolute())
+    if not target.startswith(f"{folder}/"):
+        return target
+    return os.path.relpath(target, str(Path(folder, path).parent))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from syncd.clock import Clock
@@ -116,6 +116,7 @@ class Transfer:
         except BaseException:
             for job in flying:
                 job.cancel()
+            wait(flying)  # a part that is under way must not meet an upload that is gone
             upload.abort()
             raise
 

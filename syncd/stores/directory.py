@@ -341,6 +341,8 @@ class _DirectoryUpload:
             self._write(place, content)
 
     def _write(self, number: int, data: Buffer) -> None:
+        if self._fd < 0:
+            raise Permanent(f"{self.key}: the upload was given up")
         view, offset = memoryview(data), (number - 1) * self._part
         try:
             while view:
