@@ -63,7 +63,7 @@ class Comeback:
         chosen = [c for c in commits if at is None or _is(c, at)]
         if at is not None and not chosen:
             self._say(f"syncd: the store has no checkpoint {at!r}; python -m syncd ls shows all")
-            return _NOT_INTACT
+            return _UNREACHABLE
         if not commits:
             return self._without_commits(root, force)
         newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
@@ -92,6 +92,9 @@ class Comeback:
             if isinstance(commit, Corrupt) or commit.checkpoint in seen:
                 continue
             seen.add(commit.checkpoint)
+            if _on_disk(root, commit):
+                self._say(f"syncd: {commit.checkpoint} is there already, as committed")
+                continue
             same = [
                 c
                 for c in commits
@@ -115,7 +118,7 @@ class Comeback:
                 self._say(f"syncd: what was there before is kept as {result.put_aside}")
             for companion in result.companions:
                 self._say(f"syncd: and beside it {companion.checkpoint}")
-        if any(result.record for result in results):
+        if not results or any(result.record for result in results):
             return _OK
         self._say("syncd: nothing in the store is intact; nothing was restored")
         return _NOT_INTACT

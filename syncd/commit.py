@@ -22,7 +22,15 @@ from syncd.errors import Changed, Conflict, Corrupt, Fenced, NotFound, Permanent
 from syncd.journal import Journal, Sent
 from syncd.plan import Planner, Step
 from syncd.profiles import COMPANION, Unit
-from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry, link_stays_inside
+from syncd.records import (
+    CommitRecord,
+    FileEntry,
+    Layout,
+    LinkEntry,
+    check_record,
+    link_stays_inside,
+)
+from syncd.retention import series
 from syncd.scan import Stat
 from syncd.stores.base import Condition, IfAbsent, ObjectStore
 from syncd.transfer import Transfer, digest_file
@@ -78,7 +86,7 @@ class Publisher:
 
     def _learn(self) -> list[Corrupt]:
         numbers, known = set(self.log.numbers()), self._journal.known_commits()
-        self._journal.drop_commits(known - numbers)
+        self._forget_vanished(known - numbers)
         broken: list[Corrupt] = []
 
         def read(seq: int) -> CommitRecord | None:
@@ -94,6 +102,22 @@ class Publisher:
             if record:
                 self._journal.add_commit(record)
         return broken
+
+    def _forget_vanished(self, vanished: set[int]) -> None:
+        """Commits that are gone from the log: pruned by somebody, or the store was emptied.
+
+        Pruning leaves a newer commit of the same series. Where there is none, what this disk
+        has of it is not safe any more.
+        """
+        if not vanished:
+            return
+        self._journal.drop_commits(vanished)
+        left: dict[str, int] = {}
+        for record in self._journal.commits(self._layout):
+            left.setdefault(series(record.checkpoint), record.seq)
+        for checkpoint, seq in self._journal.safe():
+            if seq in vanished and left.get(series(checkpoint), 0) < seq:
+                self._journal.forget_safe(checkpoint)
 
     def _claim(self, seq: int) -> bool:
         claim = CommitRecord(seq, "", self._writer, self._now(), "claim")
@@ -115,6 +139,7 @@ class Publisher:
         Changed if it changed meanwhile: nothing was committed, and what was sent is found again
         by the next attempt.
         """
+        self._look_at_log()
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._journal.head() + 1
         publication = f"{self._writer}.{next(self._attempts)}"
@@ -131,6 +156,10 @@ class Publisher:
             for path, target in unit.links
             if link_stays_inside(path or unit.path, target)
         )
+        if not entries and not links:
+            raise Permanent(
+                "its links lead out of the checkpoint", hint="nothing of it could be restored"
+            )
         self._check_unchanged(unit)
         self._journal.add_digests(
             (unit.below(step.path), step.stat.text(), entry.sha256)
@@ -148,6 +177,17 @@ class Publisher:
         self.refresh()
         return record
 
+    def _look_at_log(self) -> None:
+        """One request: has another writer committed, has somebody pruned, is the log there?"""
+        numbers, known = set(self.log.numbers()), self._journal.known_commits()
+        if max(numbers, default=0) > self._journal.head():
+            raise _fenced(max(numbers))
+        self._forget_vanished(known - numbers)
+
+    def newest_commit(self, checkpoint: str) -> CommitRecord | None:
+        """The newest commit of one checkpoint."""
+        return self._journal.newest_commit(self._layout, checkpoint)
+
     def newest_checkpoint(self, before: int | None = None) -> CommitRecord | None:
         """The newest commit of a checkpoint, companions left out, below a number."""
         return self._journal.newest_commit(
@@ -162,6 +202,7 @@ class Publisher:
         return renewed
 
     def _append(self, record: CommitRecord) -> None:
+        check_record(record, record.seq)  # what no reader would trust must not be written
         self.log.append(record)
         self._journal.add_commit(record)
 
@@ -181,8 +222,8 @@ class Publisher:
             key, sha256 = step.keep.key, step.keep.sha256
         elif step.adopt and self._still_there(step.adopt):
             key, sha256 = step.adopt.key, step.adopt.sha256
-        elif step.copy_from and step.sha256:
-            key, sha256 = self._copy(step.copy_from, step), step.sha256
+        elif step.copy_from and step.sha256 and (copied := self._copy(step.copy_from, step)):
+            key, sha256 = copied, step.sha256
         else:
             key, sha256 = self._send(unit, step)
         return FileEntry(
@@ -198,16 +239,18 @@ class Publisher:
         self._journal.drop_sent(sent.key)
         return False
 
-    def _copy(self, source: str, step: Step) -> str:
-        if step.plain_free and self._store.capabilities.conditional_copy:
-            try:
-                self._store.copy(source, step.plain, IfAbsent())
-            except Conflict:
-                pass
-            else:
-                return step.plain
-        self._store.copy(source, step.spare)
-        return step.spare
+    def _copy(self, source: str, step: Step) -> str | None:
+        """Copy within the store; None if what was to be copied is not there as expected."""
+        try:
+            if step.plain_free and self._store.capabilities.conditional_copy:
+                with suppress(Conflict):
+                    info = self._store.copy(source, step.plain, IfAbsent())
+                    return step.plain if info.size == step.stat.size else None
+            info = self._store.copy(source, step.spare)
+        except Permanent:
+            self._journal.doubt(source)
+            return None
+        return step.spare if info.size == step.stat.size else None
 
     def _send(self, unit: Unit, step: Step) -> tuple[str, str]:
         full = unit.below(step.path)
@@ -217,8 +260,12 @@ class Publisher:
                 continue
             try:
                 sha256, info = self._transfer.send(self._root / full, key, step.stat, condition)
-            except Conflict:
-                continue  # left there by a life that was cut short, or by another writer
+            except Permanent:
+                # left there by a life that was cut short, or by another writer; or no possible
+                # name beside what is there (a directory store cannot hold both 'p' and 'p/q')
+                if key == step.spare:
+                    raise
+                continue
             if step.sha256 not in (None, sha256):
                 raise Changed(f"{full} changed while it was read")
             self._journal.add_sent(Sent(key, full, step.stat.text(), sha256, info.version))
@@ -234,6 +281,9 @@ class Publisher:
         """
         for seq in sorted(learnt):
             record = self._journal.commit(seq, self._layout)
+            for entry in record.files if record else ():
+                plain = self._layout.plain(record.checkpoint, entry.path) if record else ""
+                self._journal.doubt(plain, entry.sha256)
             newest = record and self._journal.newest_commit(self._layout, record.checkpoint)
             if record and newest and newest.seq == seq:
                 before = self._journal.newest_commit(self._layout, record.checkpoint, before=seq)
@@ -241,6 +291,9 @@ class Publisher:
 
     def _mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
         plain = {self._layout.plain(record.checkpoint, entry.path): entry for entry in record.files}
+        for key, entry in plain.items():
+            if entry.key != key:
+                self._journal.doubt(key, entry.sha256)
         moved = [(key, entry.key) for key, entry in plain.items() if entry.key != key]
         if base:
             old = {self._layout.plain(base.checkpoint, entry.path) for entry in base.files}
@@ -258,13 +311,11 @@ class Publisher:
             return
         head = max(self.log.numbers(), default=0)
         if head > self._journal.head():
-            raise Fenced(
-                f"commit {head} was written by another machine",
-                hint="two machines write to one prefix: stop one of them",
-            )
+            raise _fenced(head)
         for key, source, _seq in stale:
             try:
                 self._preserve(key, source)
+                self._journal.doubt(key, self._content(source))
                 if source:
                     self._store.copy(source, key)
                 else:
@@ -274,12 +325,17 @@ class Publisher:
                 log.warning("%s is not refreshed: %s", key, error.message)
             self._journal.refreshed(key)
 
+    def _content(self, key: str) -> str:
+        """SHA-256 that the commits say a key holds; "" for none."""
+        named = self._journal.named_by(key) if key else []
+        return named[-1][1] if named else ""
+
     def _preserve(self, key: str, source: str) -> None:
         path = key.removeprefix(self._layout.checkpoints)
-        named = {sha256 for _, sha256 in self._journal.named_by(source)} if source else set()
+        content = self._content(source)
         for seq, sha256 in self._journal.named_by(key):
             kept = self._layout.version(seq, path, "")
-            if sha256 not in named and not self._exists(kept):
+            if sha256 != content and not self._exists(kept):
                 with suppress(NotFound):
                     self._store.copy(key, kept)
 
@@ -289,6 +345,14 @@ class Publisher:
         except NotFound:
             return False
         return True
+
+
+def _fenced(seq: int) -> Fenced:
+    return Fenced(
+        f"commit {seq} was written by another machine",
+        hint="two machines write to one prefix: stop one of them, or give each its own "
+        "CLOUD_PREFIX; local files are untouched",
+    )
 
 
 def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:

@@ -17,7 +17,14 @@ from typing import IO, Any
 from syncd.clock import Clock, SystemClock
 from syncd.config import Environment, load_settings
 from syncd.control import Application, Servers
-from syncd.engine import Engine, FlushReport, lower_priority, new_writer, open_journal
+from syncd.engine import (
+    Engine,
+    FlushReport,
+    lower_priority,
+    new_writer,
+    open_journal,
+    store_identity,
+)
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
 from syncd.health import Health
 from syncd.watch import Watcher
@@ -33,6 +40,10 @@ _OPERATOR_POLL = 1.0
 
 _OPERATOR_RETRY, _OPERATOR_RETRY_LIMIT = 5.0, 60.0
 """Seconds after which a refusal is tried again unchanged: at first, and at most after doubling."""
+
+
+_SAME_SIGNAL = 0.3
+"""Seconds within which a second signal is the first one, sent to process and group alike."""
 
 
 class AlreadyRunning(Exception):
@@ -80,6 +91,7 @@ class Daemon:
         self._flushes: queue.SimpleQueue[Callable[[dict[str, Any]], None]] = queue.SimpleQueue()
         self._report: FlushReport | None = None
         self._retry_after = _OPERATOR_RETRY
+        self._signalled = 0.0
         settings = self._settings
         self._watchers = [Watcher(settings.checkpoint_dir, self._wake)]
         self._engine: Engine | None = None
@@ -109,9 +121,13 @@ class Daemon:
             return self._await_end()
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        now = self._clock.monotonic()
         if self._stopping.is_set():
-            os._exit(1)  # the second signal: at once
-        self._deadline = self._clock.monotonic() + self._settings.shutdown_grace
+            if now - self._signalled > _SAME_SIGNAL:
+                os._exit(1)  # the second signal: at once
+            return
+        self._signalled = now
+        self._deadline = now + self._settings.shutdown_grace
         self._stopping.set()
         self._wake.set()
         del number
@@ -157,15 +173,16 @@ class Daemon:
             if not settings.copies:
                 self._idle()
                 return
-            self._engine = self._new_engine()
             while not self._stopping.is_set():
-                self._guarded(self._engine)
-            self._last_flush(self._engine)
+                self._guarded()
+            self._last_flush()
         finally:
             self._ended.set()
 
     def _new_engine(self, in_memory: bool = False) -> Engine:
-        return Engine(
+        if self._engine:
+            self._engine.disconnect()
+        self._engine = Engine(
             self._settings,
             open_journal(self._settings, in_memory),
             self._health,
@@ -174,6 +191,7 @@ class Daemon:
             self._limit,
             self._writer,
         )
+        return self._engine
 
     def _limit(self) -> float | None:
         """When trying again ends: at the deadline of a stop, or at once when settings change."""
@@ -195,35 +213,38 @@ class Daemon:
             self._wake.wait(3600)
             self._wake.clear()
 
-    def _guarded(self, engine: Engine) -> None:
-        """Work until something is wrong with the store, and wait until that may have gone."""
+    def _guarded(self) -> None:
+        """Work until something is wrong, and wait until that may have gone; never raises."""
         try:
-            self._connect(engine)
-            self._loop(engine)
+            self._loop(self._connect())
         except Fenced as error:
             self._health.red("fenced", error)
             log.error("%s; copying has stopped", error.explain())
-            self._hold(engine, error, forever=True)
+            self._hold(error.explain(), forever=True)
         except NeedsOperator as error:
             if self._health.red("store", error):
                 log.error("%s", error.explain())
-            self._hold(engine, error)
+            self._hold(error.explain())
         except Transient as error:
             log.warning("%s", error.explain())
-            self._hold(engine, error)
+            self._hold(error.explain())
         except sqlite3.Error as error:
-            # a full disk, mostly: checkpoints matter more than what the journal saves
-            words = f"the journal cannot be written: {error}"
-            self._health.red("journal", words, "free space in SYNCD_STATE_DIR, then restart syncd")
-            log.error("%s; going on without it", words)
-            engine.disconnect()
-            self._engine = self._new_engine(in_memory=True)
+            self._without_journal(error)
         except Exception as error:
             log.exception("unexpected failure; starting over")
-            self._health.red("internal", f"{type(error).__name__}: {error}", "please report it")
-            self._hold(engine, None)
+            words = f"{type(error).__name__}: {error}"
+            self._health.red("internal", words, "please report it")
+            self._hold(words)
 
-    def _connect(self, engine: Engine) -> None:
+    def _without_journal(self, error: sqlite3.Error) -> None:
+        """A full disk, mostly: checkpoints matter more than what the journal saves."""
+        words = f"the journal cannot be written: {error}"
+        self._health.red("journal", words, "free space in SYNCD_STATE_DIR, then restart syncd")
+        log.error("%s; going on without it", words)
+        self._new_engine(in_memory=True)
+
+    def _connect(self) -> Engine:
+        engine = self._engine or self._new_engine()
         engine.pipeline.look()
         self._read = self._environment.read()
         try:
@@ -232,12 +253,19 @@ class Daemon:
             raise NeedsOperator(
                 error.message, hint="mend the environment file; it is read again by itself"
             ) from None
+        if store_identity(settings) != store_identity(engine.settings):
+            self._settings = settings  # another bucket: nothing that is known holds for it
+            engine = self._new_engine()
         engine.connect(settings)
+        log.info("copying %s to %s", settings.checkpoint_dir, self._health.store)
+        return engine
+
+    def _works(self) -> None:
+        """The store has taken what there was: whatever was wrong with it is over."""
         self._retry_after = _OPERATOR_RETRY
-        for code in ("store", "internal"):
+        for code in ("store", "internal", "fenced"):
             if self._health.green(code):
                 log.info("the store works again")
-        log.info("copying %s to %s", settings.checkpoint_dir, self._health.store)
 
     def _loop(self, engine: Engine) -> None:
         while not self._stopping.is_set() and not self._reconnect.is_set():
@@ -247,6 +275,8 @@ class Daemon:
             self._health.watching = problems[0] if problems else "events and scans"
             self._wake.clear()
             look = engine.step(self._stopping.is_set)
+            if not look.pending:
+                self._works()
             self._flush_if_asked(engine)
             shortest = _LOOK_WITHOUT_EVENTS if problems else _LOOK_WITH_EVENTS
             interval = look.next_interval(shortest)
@@ -256,15 +286,18 @@ class Daemon:
             self._clock.wait(self._stopping, min(10 * look.cost, 1.0))
         self._reconnect.clear()
 
-    def _hold(self, engine: Engine, error: StoreError | None, forever: bool = False) -> None:
+    def _hold(self, reason: str, forever: bool = False) -> None:
         """Wait for a person: try again when the settings change, and now and then unchanged."""
-        engine.disconnect()
+        engine = self._engine
+        if engine:
+            engine.disconnect()
         until = self._clock.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _OPERATOR_RETRY_LIMIT)
-        reason = error.explain() if error else "the daemon met an unexpected failure"
         while not self._stopping.is_set():
-            look = engine.pipeline.look()
-            failed = {unit.path: reason for unit, _ in look.pending} or {"the store": reason}
+            failed = {"the store": reason}
+            with contextlib.suppress(Exception):
+                pending = engine.pipeline.look().pending if engine else []
+                failed = {unit.path: reason for unit, _ in pending} or failed
             self._answer_flushes({"safe": False, "committed": 0, "failed": failed})
             self._wake.clear()
             self._clock.wait(self._stopping, _OPERATOR_POLL)
@@ -284,22 +317,33 @@ class Daemon:
             waiting.append(self._flushes.get())
         if not waiting:
             return
-        report = as_document(engine.flush(self._stopping.is_set))
-        for done in waiting:
-            done(report)
+        report: dict[str, Any] = {"safe": False, "failed": {"syncd": "failed; see its log"}}
+        try:
+            report = as_document(engine.flush(self._stopping.is_set))
+        finally:
+            for done in waiting:
+                done(report)
 
-    def _last_flush(self, engine: Engine) -> None:
-        def over() -> bool:
-            return self._clock.monotonic() >= (self._deadline or 0.0)
-
+    def _last_flush(self) -> None:
         if self._health.reasons("fenced"):
             self._report = FlushReport(0, 0, (("the store", "another machine took over"),), ())
             return
+        try:
+            self._report = self._flush_to_the_end()
+        except sqlite3.Error as error:
+            self._without_journal(error)
+            self._report = self._flush_to_the_end()
+        self._answer_flushes(as_document(self._report))
+
+    def _flush_to_the_end(self) -> FlushReport:
+        def over() -> bool:
+            return self._clock.monotonic() >= (self._deadline or 0.0)
+
+        engine = self._engine or self._new_engine()
         with contextlib.suppress(StoreError):
             if engine.publisher is None:
-                self._connect(engine)
-        self._report = engine.flush(over)
-        self._answer_flushes(as_document(self._report))
+                engine = self._connect()
+        return engine.flush(over)
 
     # -- the thread of the logs
 

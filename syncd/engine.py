@@ -20,7 +20,7 @@ from syncd.logs import LogShipper
 from syncd.pipeline import Look, Pipeline
 from syncd.profiles import Unit, units
 from syncd.records import Layout
-from syncd.retention import Retention, prune_local
+from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
@@ -30,6 +30,9 @@ from syncd.transfer import RateLimit, Transfer
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
+
+_SETTLES = 5
+"""How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
 
 
 def store_identity(settings: Settings) -> str:
@@ -148,6 +151,8 @@ class Engine:
         if point:
             self.health.recovered(point)
         publisher.refresh()
+        self.pipeline.look()
+        self.pipeline.renew_newest(publisher)
         self.publisher = publisher
 
     def _on_circuit(self, circuit: Circuit) -> None:
@@ -192,8 +197,10 @@ class Engine:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
             self.health.begin(look.pending_bytes)
-            look = self.pipeline.flush(self.publisher, give_up)
+            self.pipeline.flush(self.publisher, give_up)
             shipped = self.logs.ship(self.transfer, give_up)
+            patience = _SETTLES * self.settings.settle + 1.0
+            look = self.pipeline.flush(self.publisher, give_up, patience)
         except StoreError as error:
             look = self.pipeline.look()
             failed["the store"] = error.explain()
@@ -207,14 +214,17 @@ class Engine:
         )
 
     def retain(self) -> None:
-        """Retention, where it is asked for; a failure waits for the next time."""
+        """Retention, where it is asked for; a failure waits for the next time.
+
+        On disk first: what the store is about to let go could not be proven afterwards.
+        """
         settings = self.settings
         try:
+            if settings.keep_last_local is not None:
+                self._retain_local(settings.keep_last_local)
             if settings.keep_last is not None and self.store:
                 pruned = Retention(self.store, self.layout, self.clock).prune(settings.keep_last)
                 self.journal.drop_commits(record.seq for record in pruned.commits)
-            if settings.keep_last_local is not None:
-                self._retain_local(settings.keep_last_local)
         except (SyncdError, OSError) as error:
             log.warning("retention waits: %s", error)
 
@@ -225,12 +235,16 @@ class Engine:
             log.info("deleted %s on disk: it is safe in the store", path)
 
     def _in_store(self, unit: Unit) -> bool:
-        """Whether this very revision is committed, and its objects are there."""
-        record = self.journal.newest_commit(self.layout, unit.path)
-        if record is None or not self.journal.is_safe(unit.path, unit.signature):
+        """Whether this very revision was committed, and is there or has a successor there."""
+        if self.store is None or not self.journal.is_safe(unit.path, unit.signature):
             return False
-        store: ObjectStore | None = self.store
-        return store is not None and all(
+        record = self.journal.newest_commit(self.layout, unit.path)
+        if record is None:  # retention has let it go, which it does only for newer ones
+            mine = series(unit.path)
+            same = (r for r in self.journal.commits(self.layout) if series(r.checkpoint) == mine)
+            record = next(same, None)
+        store: ObjectStore = self.store
+        return record is not None and all(
             store.head(entry.key).size == entry.size for entry in record.files
         )
 

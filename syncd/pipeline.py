@@ -15,7 +15,7 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
-from syncd.scan import scan
+from syncd.scan import Folder, scan
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ _SMALL = 32 * 1024 * 1024
 
 _POSTPONE = 30.0
 """Seconds after which a checkpoint that failed by itself is tried again."""
+
+_UNREADABLE = Permanent(
+    "a file or folder in it cannot be read", hint="give the user of syncd read permission"
+)
 
 _NOT_UTF8 = Permanent(
     "a file name is not UTF-8",
@@ -82,6 +86,8 @@ class Pipeline:
         self._detector = Detector(root, settle, clock)
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
+        self._unreadable_before: set[str] = set()
+        self._newest_safe: Unit | None = None
         self._at_start: dict[str, str] | None = None
 
     def look(self) -> Look:
@@ -90,13 +96,18 @@ class Pipeline:
         tree = scan(self._root, self._exclude)
         look = Look()
         found = list(units(tree)) if tree else []
+        unreadable = self._unreadable(tree)
+        self._newest_safe = None
         self._detector.forget_missing({unit.path for unit in found})
         if self._at_start is None:
             self._at_start = {unit.path: unit.signature for unit in found}
         for unit in sorted(found, key=lambda unit: unit.written):
             if not unit.nameable:
                 self._give_up(unit, _NOT_UTF8)
+            elif any(_within(path, unit.path) for path in unreadable):
+                self._give_up(unit, _UNREADABLE)
             elif self._journal.is_safe(unit.path, unit.signature):
+                self._newest_safe = self._newest_safe if unit.companion else unit
                 continue
             signature, reason = self._given_up.get(unit.path, ("", ""))
             if signature == unit.signature:
@@ -113,6 +124,8 @@ class Pipeline:
                 look.pending.append((unit, verdict.profile))
                 continue
             look.incomplete.append(Waiting(unit.path, unit.size, verdict.reason))
+            if verdict.failed:
+                self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
             if verdict.again is not None:
                 look.again = min(verdict.again, look.again or verdict.again)
         gone = (self._given_up.keys() | self._postponed.keys()) - {unit.path for unit in found}
@@ -123,6 +136,20 @@ class Pipeline:
         look.cost = self._clock.monotonic() - began
         self._report(look)
         return look
+
+    def _unreadable(self, tree: Folder | None) -> list[str]:
+        """Folders that cannot be looked into; each is a reason for red, by itself too."""
+        bad = {
+            folder.path: folder.unreadable
+            for _, folder in (tree.walk() if tree else ())
+            if folder.unreadable
+        }
+        for path in self._unreadable_before - bad.keys():
+            self._health.green(f"unreadable {_printable(path)}")
+        for path, words in bad.items():
+            self._health.red(f"unreadable {_printable(path)}", words, _UNREADABLE.hint)
+        self._unreadable_before = set(bad)
+        return list(bad)
 
     def _report(self, look: Look) -> None:
         pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
@@ -158,12 +185,30 @@ class Pipeline:
 
     def _keep_newest(self, record: CommitRecord, unit: Unit, publisher: Publisher) -> None:
         """Renew the commit of a checkpoint written later than the one just committed."""
-        before = publisher.newest_checkpoint(before=record.seq)
-        if unit.companion or before is None or before.checkpoint == unit.path:
+        if unit.companion:
             return
-        comparable = self._is_local(before) or self._is_leftover(unit, publisher)
-        if comparable and _written(before) > unit.written[0]:
+        if self._newest_safe is None or unit.written > self._newest_safe.written:
+            self._newest_safe = unit
+        before = publisher.newest_checkpoint(before=record.seq)
+        if before is None or before.checkpoint == unit.path:
+            return
+        if self._is_leftover(unit, publisher) and _written(before) > unit.written[0]:
             self._health.committed(publisher.renew(before))
+            return
+        self.renew_newest(publisher)
+
+    def renew_newest(self, publisher: Publisher) -> None:
+        """Have the newest checkpoint of this disk be the newest commit.
+
+        It is not after an older one was committed, also when the daemon died right after that.
+        Only checkpoints of this disk are compared: they were written by one clock.
+        """
+        best, head = self._newest_safe, publisher.newest_checkpoint()
+        if best is None or head is None or head.checkpoint == best.path:
+            return
+        record = publisher.newest_commit(best.path)
+        if record and self._is_local(head) and _written(head) < best.written[0]:
+            self._health.committed(publisher.renew(record))
 
     def _is_local(self, record: CommitRecord) -> bool:
         """Whether a commit is of a checkpoint of this disk: only those have one clock."""
@@ -208,24 +253,39 @@ class Pipeline:
         failed = dict.fromkeys(self._postponed, "failed; it is tried again by itself")
         return {**failed, **{path: reason for path, (_, reason) in self._given_up.items()}}
 
-    def flush(self, publisher: Publisher, give_up: Callable[[], bool]) -> Look:
-        """Commit everything that is complete or becomes so by quiet alone; newest first."""
+    def flush(
+        self, publisher: Publisher, give_up: Callable[[], bool], patience: float = 0.0
+    ) -> Look:
+        """Commit everything complete; newest first.
+
+        What may become complete by quiet alone is waited for, ``patience`` seconds at most: a
+        file that is always being written must not hold up a flush for ever.
+        """
+        until = self._clock.monotonic() + patience
         look = self.look()
         while not give_up():
             if look.pending:
                 self.commit_next(look, publisher)
                 if look.pending:
                     continue
-            elif look.again is None or not self._pause(look.again, give_up):
+            elif not self._pause(look.again, until, give_up):
                 break
             look = self.look()
         return look
 
-    def _pause(self, seconds: float, give_up: Callable[[], bool]) -> bool:
-        until = self._clock.monotonic() + seconds
+    def _pause(self, seconds: float | None, latest: float, give_up: Callable[[], bool]) -> bool:
+        """Wait so long, if that is worth while; say whether to look again."""
+        until = self._clock.monotonic() + (seconds or 0.0)
+        if seconds is None or until > latest:
+            return False
         while not give_up() and (left := until - self._clock.monotonic()) > 0:
             self._clock.sleep(min(left, 0.1))
         return not give_up()
+
+
+def _within(path: str, unit: str) -> bool:
+    """Whether a folder is a checkpoint's, or one below it."""
+    return path == unit or path.startswith(f"{unit}/")
 
 
 def _printable(path: str) -> str:

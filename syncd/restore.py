@@ -98,10 +98,8 @@ class Restorer:
                 continue
             try:
                 result.put_aside = self.restore(commit, root, replace)
-            except Corrupt as error:
-                result.rejected.append(
-                    f"{commit.checkpoint} (commit {commit.seq}): {error.message}"
-                )
+            except (Corrupt, ValueError, OverflowError) as error:
+                result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.record = commit
             result.companions = self._restore_companions(commit, commits, root)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -148,6 +149,21 @@ class Retention:
         return orphans
 
 
+_ASIDE = ".syncd-prune-"
+
+
+def _remove(path: Path, lone: bool) -> None:
+    """Delete a checkpoint so that nobody, the trainer least of all, ever sees half of one."""
+    for leftover in path.parent.glob(f"{_ASIDE}*"):  # of a daemon that was killed in here
+        shutil.rmtree(leftover, ignore_errors=True)
+    if lone:
+        path.unlink(missing_ok=True)
+        return
+    aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def prune_local(
     root: Path,
     on_disk: Sequence[Unit],
@@ -169,13 +185,10 @@ def prune_local(
         for unit in sorted(members, key=lambda unit: unit.written, reverse=True)[keep:]:
             if not is_safe(unit):
                 continue
-            path = root / unit.path
-            if unit.lone:
-                path.unlink(missing_ok=True)
-            else:
-                # renamed first: nobody, the trainer least of all, may see half a checkpoint
-                aside = path.with_name(f".syncd-prune-{path.name}")
-                path.rename(aside)
-                shutil.rmtree(aside, ignore_errors=True)
+            try:
+                _remove(root / unit.path, unit.lone)
+            except OSError as error:
+                log.warning("%s stays on disk: %s", unit.path, error.strerror)
+                continue
             gone.append(unit.path)
     return gone

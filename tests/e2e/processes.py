@@ -40,6 +40,7 @@ class Machine:
             "SYNCD_SHUTDOWN_GRACE": "20",
             **settings,
         }
+        self.state = disk / ".syncd"
         self.daemon: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,7 +102,7 @@ class Machine:
         """What the daemon says, or None while there is none."""
         from syncd.control import Client
 
-        return Client(self.disk / ".syncd").ask("/status")
+        return Client(self.state).ask("/status")
 
     def point(self) -> str:
         """The checkpoint of the recovery point, "" for none."""

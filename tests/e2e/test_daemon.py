@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -362,3 +363,41 @@ def test_uploaded_by_the_python_face_and_restored_as_unproven(build: Build, tmp_
     assert [row["checkpoint"] for row in json.loads(two.syncd("ls", "--json").stdout)] == [
         "run/gen-000005"
     ]
+
+
+def test_both_retentions_leave_the_newest_in_the_store_and_on_disk(build: Build) -> None:
+    one = build(SYNCD_KEEP_LAST="1", SYNCD_KEEP_LAST_LOCAL="1")
+    for generation in (5, 10, 15):
+        checkpoint(one, generation)
+    assert one.syncd("--once").returncode == 0
+    assert [path.name for path in (one.checkpoints / "run").iterdir()] == ["gen-000015"]
+    rows = json.loads(one.syncd("ls", "--json").stdout)
+    assert [row["checkpoint"] for row in rows] == ["run/gen-000015"]
+    assert one.syncd("verify").returncode == 0
+
+
+def test_journal_on_a_full_disk_costs_no_checkpoint(build: Build, tmp_path: Path) -> None:
+    state = tmp_path / "small"
+    state.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(state)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    one = build(SYNCD_STATE_DIR=str(state))
+    one.state = state
+    try:
+        checkpoint(one)
+        one.start()
+        wait_until(one.has_committed("run/gen-000005"), one.log())
+        with (state / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        for generation in (10, 15, 20):
+            checkpoint(one, generation)
+        wait_until(one.has_committed("run/gen-000020"), one.log())
+        one.stop()
+        assert one.syncd("verify").returncode == 0
+    finally:
+        one.kill()
+        subprocess.run(["umount", "-l", str(state)], check=True)
