@@ -26,32 +26,13 @@ from syncd.stores.base import (
     ObjectInfo,
     PendingUpload,
 )
+from syncd.stores.directoryupload import DirectoryUpload, translate
 from syncd.stores.wire import CHUNK, checked_key
 
 _ASIDE = ".syncd-tmp"
 """Folder inside the store for objects that are not whole yet; never listed."""
 
-_OPERATOR = {
-    errno.ENOSPC: "free some space on it, or set SYNCD_KEEP_LAST",
-    errno.EDQUOT: "raise the quota, or set SYNCD_KEEP_LAST",
-    errno.EACCES: "give this user write permission there",
-    errno.EPERM: "give this user write permission there",
-    errno.EROFS: "mount it writable",
-    errno.ENOTDIR: "CLOUD_BUCKET must be a directory",
-}
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
-
-
-def _translate(error: OSError, key: str) -> StoreError:
-    number = error.errno or 0
-    words = f"{key}: {error.strerror}"
-    if number == errno.ENOENT:
-        return NotFound(f"there is no {key}")
-    if number in (errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ENOTEMPTY):
-        return Permanent(words, hint="shorten or change the name of the file")
-    if number in _OPERATOR:
-        return NeedsOperator(words, hint=_OPERATOR[number])
-    return Transient(words, hint="is the volume still mounted?")
 
 
 class DirectoryStore:
@@ -83,7 +64,7 @@ class DirectoryStore:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _translate(error, str(self._root)) from error
+                raise translate(error, str(self._root)) from error
         return folder / secrets.token_hex(8)
 
     def _absent(self) -> NeedsOperator:
@@ -108,7 +89,7 @@ class DirectoryStore:
                 os.fsync(file.fileno())
             return self.settle(aside, target, key, condition)
         except OSError as error:
-            raise _translate(error, key) from error
+            raise translate(error, key) from error
         finally:
             aside.unlink(missing_ok=True)
 
@@ -179,13 +160,13 @@ class DirectoryStore:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def start_upload(self, key: str, size: int) -> _DirectoryUpload:
+    def start_upload(self, key: str, size: int) -> DirectoryUpload:
         """See ObjectStore."""
         target, aside = self._path(key), self._aside()
         try:
-            return _DirectoryUpload(self, key, aside, target, size)
+            return DirectoryUpload(self.settle, key, aside, target, size)
         except OSError as error:
-            raise _translate(error, key) from error
+            raise translate(error, key) from error
 
     # -- reading
 
@@ -209,7 +190,7 @@ class DirectoryStore:
                     left -= len(chunk)
                     yield chunk
         except OSError as error:
-            raise self._missing(key) or _translate(error, key) from error
+            raise self._missing(key) or translate(error, key) from error
 
     def _missing(self, key: str) -> StoreError | None:
         """Tell a missing directory from a missing object in it."""
@@ -223,7 +204,7 @@ class DirectoryStore:
         try:
             stat = path.stat()
         except OSError as error:
-            raise self._missing(key) or _translate(error, key) from error
+            raise self._missing(key) or translate(error, key) from error
         if path.is_dir():
             raise NotFound(f"there is no {key}")
         return self._info(key, stat)
@@ -245,7 +226,7 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise _translate(error, prefix) from error
+                raise translate(error, prefix) from error
             for entry in found:
                 key = Path(entry.path).relative_to(self._root).as_posix()
                 if key.split("/", 1)[0] == _ASIDE:
@@ -268,7 +249,7 @@ class DirectoryStore:
         except FileNotFoundError:
             raise NotFound(f"there is no {source}") from None
         except OSError as error:
-            raise _translate(error, source) from error
+            raise translate(error, source) from error
         finally:
             aside.unlink(missing_ok=True)
 
@@ -281,7 +262,7 @@ class DirectoryStore:
             except (NotADirectoryError, IsADirectoryError):
                 continue
             except OSError as error:
-                raise _translate(error, key) from error
+                raise translate(error, key) from error
             for folder in path.parents:
                 if folder == self._root:
                     break
@@ -306,74 +287,6 @@ class DirectoryStore:
 
     def close(self) -> None:
         """See ObjectStore: nothing is held."""
-
-
-class _DirectoryUpload:
-    """A large file, written in any order."""
-
-    def __init__(
-        self, store: DirectoryStore, key: str, aside: Path, target: Path, size: int
-    ) -> None:
-        self.key = key
-        self.id = aside.name
-        self._store = store
-        self._aside = aside
-        self._target = target
-        self._fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        self._size = size
-        self._part = 0
-        self._lengths: dict[int, int] = {}
-        self._early: dict[int, bytes] = {}
-        self._lock = threading.Lock()
-
-    def send(self, number: int, data: Buffer) -> None:
-        """See Upload. All parts but the last have the length of the first one."""
-        with self._lock:
-            if number == 1:
-                self._part = len(data)
-            elif not self._part:
-                self._early[number] = bytes(data)  # its place is known once part 1 is
-                return
-            ready = {number: data, **(self._early if number == 1 else {})}
-            if number == 1:
-                self._early = {}
-        for place, content in ready.items():
-            self._write(place, content)
-
-    def _write(self, number: int, data: Buffer) -> None:
-        if self._fd < 0:
-            raise Permanent(f"{self.key}: the upload was given up")
-        view, offset = memoryview(data), (number - 1) * self._part
-        try:
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
-        except OSError as error:
-            raise _translate(error, self.key) from error
-        self._lengths[number] = len(data)
-
-    def finish(self, condition: Condition = None) -> ObjectInfo:
-        """See Upload."""
-        if sum(self._lengths.values()) != self._size:
-            raise Permanent(f"{self.key}: parts are missing or too many")
-        try:
-            os.fsync(self._fd)
-            return self._store.settle(self._aside, self._target, self.key, condition)
-        except OSError as error:
-            raise _translate(error, self.key) from error
-        finally:
-            self._close()
-
-    def abort(self) -> None:
-        """See Upload."""
-        self._close()
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        self._fd = -1
-        with contextlib.suppress(OSError):
-            self._aside.unlink(missing_ok=True)
 
 
 def _copy_file(source: Path, target: Path) -> None:
