@@ -102,18 +102,21 @@ class Pipeline:
         if self._at_start is None:
             self._at_start = {unit.path: unit.signature for unit in found}
         for unit in sorted(found, key=lambda unit: unit.written):
+            hidden = any(_within(path, unit.path) for path in unreadable)
             if not unit.nameable:
                 self._give_up(unit, _NOT_UTF8)
-            elif any(_within(path, unit.path) for path in unreadable):
+            elif hidden:
                 self._give_up(unit, _UNREADABLE)
             elif self._journal.is_safe(unit.path, unit.signature):
                 self._newest_safe = self._newest_safe if unit.companion else unit
+                self._forgive(unit.path)
                 continue
             signature, reason = self._given_up.get(unit.path, ("", ""))
-            if signature == unit.signature:
+            if signature == unit.signature and (hidden or reason != _UNREADABLE.explain()):
                 name = _printable(unit.path)
                 look.incomplete.append(Waiting(name, unit.size, reason))
                 continue
+            self._given_up.pop(unit.path, None)  # it is another revision: judged afresh
             wait = self._postponed.get(unit.path, 0.0) - self._clock.monotonic()
             if wait > 0:
                 look.incomplete.append(Waiting(unit.path, unit.size, "failed; tried again soon"))
@@ -130,9 +133,7 @@ class Pipeline:
                 look.again = min(verdict.again, look.again or verdict.again)
         gone = (self._given_up.keys() | self._postponed.keys()) - {unit.path for unit in found}
         for path in gone:
-            self._given_up.pop(path, None)
-            self._postponed.pop(path, None)
-            self._health.green(f"skipped {_printable(path)}")
+            self._forgive(path)
         look.cost = self._clock.monotonic() - began
         self._report(look)
         return look
@@ -174,9 +175,7 @@ class Pipeline:
         except (Corrupt, OSError) as error:
             self._postpone(unit, error)
         else:
-            self._postponed.pop(unit.path, None)
-            if self._health.green(f"skipped {unit.path}"):
-                log.info("%s can be copied again", unit.path)
+            self._forgive(unit.path)
         if record:
             self._tell(record, unit.companion)
             self._keep_newest(record, unit, publisher)
@@ -234,10 +233,19 @@ class Pipeline:
 
     def _give_up(self, unit: Unit, error: SyncdError) -> None:
         """Skip one checkpoint until it changes; everything else goes on."""
-        name = _printable(unit.path)
-        self._given_up[unit.path] = (unit.signature, error.explain())
+        name, entry = _printable(unit.path), (unit.signature, error.explain())
+        if self._given_up.get(unit.path) == entry:
+            return  # said already
+        self._given_up[unit.path] = entry
         if self._health.red(f"skipped {name}", f"{name}: {error.message}", error.hint):
             log.error("%s is not copied: %s", name, error.explain())
+
+    def _forgive(self, path: str) -> None:
+        """Nothing is wrong with this checkpoint any more, or it is gone."""
+        self._given_up.pop(path, None)
+        self._postponed.pop(path, None)
+        if self._health.green(f"skipped {_printable(path)}"):
+            log.info("%s: nothing is wrong with it any more", _printable(path))
 
     def _postpone(self, unit: Unit, error: Corrupt | OSError) -> None:
         """Something went wrong with this one checkpoint only: the others go first now."""

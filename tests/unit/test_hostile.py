@@ -185,6 +185,9 @@ def test_folder_that_cannot_be_read_is_a_failure_and_no_smaller_checkpoint(
     assert "s-1" in machine.pipeline.failures()
     assert not machine.health.snapshot()["healthy"]
     monkeypatch.undo()
+    assert len(machine.commit_all()) == 1
+    assert machine.pipeline.failures() == {}
+    assert machine.health.snapshot()["healthy"]
 
 
 def test_file_that_cannot_be_read_is_a_failure(
@@ -199,6 +202,12 @@ def test_file_that_cannot_be_read_is_a_failure(
     assert machine.commit_all() == []
     assert "Permission denied" in machine.pipeline.failures()["s-1.bin"]
     assert not machine.health.snapshot()["healthy"]
+    monkeypatch.undo()
+    (machine.root / "s-1.bin").chmod(0o644)
+    (machine.root / "s-1.bin").chmod(0o600)
+    assert len(machine.commit_all()) == 1
+    assert machine.pipeline.failures() == {}
+    assert machine.health.snapshot()["healthy"]
 
 
 @pytest.mark.parametrize(
