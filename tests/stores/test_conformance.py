@@ -10,8 +10,10 @@ from typing import TypeVar
 
 import pytest
 
+from syncd.clock import SystemClock
 from syncd.errors import Conflict, Corrupt, NeedsOperator, NotFound, Permanent, Transient
 from syncd.stores.base import IfAbsent, IfVersion, ObjectStore, Upload
+from syncd.stores.resilient import Resilient
 from tests.servers.fixtures import Bucket
 from tests.servers.process import free_port
 from tests.servers.wires import Wire
@@ -180,8 +182,10 @@ def test_an_object_that_changes_while_it_is_read_conflicts(store: ObjectStore) -
 
 def test_a_listing_goes_across_pages(store: ObjectStore, bucket: Bucket) -> None:
     names = [f"many/{n:04}" for n in range(1100)]
+    # so many requests at once meet a server that is too busy for one of them, now and then
+    patient = Resilient(store, SystemClock(), threading.Event())
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: store.put(name, b""), names))
+        list(pool.map(lambda name: patient.put(name, b""), names))
     assert keys(store, "many/") == names
     store.delete(names)
     assert keys(store) == []
