@@ -156,6 +156,7 @@ class Servers:
 
     def __init__(self) -> None:
         self._servers: list[tuple[Any, threading.Thread]] = []
+        self._closing = threading.Event()
 
     def listen_socket(self, application: Application, state_dir: Path) -> None:
         """Listen on the socket file of the state directory."""
@@ -176,18 +177,26 @@ class Servers:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closing.set()
         for server, thread in self._servers:
             server.task_dispatcher.shutdown()
             server.close()
             thread.join(2)
         self._servers.clear()
 
+    def _run(self, server: Any) -> None:
+        try:
+            server.run()
+        except OSError:
+            if not self._closing.is_set():  # else its sockets were closed under it, as intended
+                raise
+
     def _start(self, application: Application, **address: Any) -> None:
         from waitress.server import create_server
 
         logging.getLogger("waitress").setLevel(logging.ERROR)
         server = create_server(application, map={}, threads=2, **address)
-        thread = threading.Thread(target=server.run, name="http", daemon=True)
+        thread = threading.Thread(target=self._run, args=(server,), name="http", daemon=True)
         thread.start()
         self._servers.append((server, thread))
 

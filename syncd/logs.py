@@ -47,13 +47,17 @@ class LogShipper:
         tree = scan(self._root, self._exclude)
         if tree is None:
             return []
-        found = [
+        files = [
             (prefix + name, stat)
             for prefix, folder in tree.walk()
             for name, stat in folder.files.items()
-            if stat.size
-            and _nameable(prefix + name)
-            and self._journal.log_sent(prefix + name) != stat.text()
+        ]
+        if not all(_nameable(path) for path, _ in files):
+            self._health.red("log name", "a log's name is not UTF-8: it is not copied", "rename it")
+        found = [
+            (path, stat)
+            for path, stat in files
+            if stat.size and _nameable(path) and self._journal.log_sent(path) != stat.text()
         ]
         return sorted(found, key=lambda item: item[1].size)
 

@@ -241,8 +241,10 @@ def test_log_with_a_name_that_is_not_utf8_holds_up_no_other(tmp_path: Path) -> N
     with open(os.fsencode(tmp_path) + b"/bad-\xff.log", "wb") as file:  # noqa: PTH123
         file.write(b"bad")
     journal = Journal(None, "test")
-    shipper = LogShipper(tmp_path, journal, LAYOUT, Health(SystemClock()))
+    health = Health(SystemClock())
+    shipper = LogShipper(tmp_path, journal, LAYOUT, health)
     assert [path for path, _ in shipper.waiting()] == ["good.log"]
+    assert "not UTF-8" in health.reasons()[0].message
 
 
 def test_file_that_is_always_written_does_not_hold_up_a_flush(machine: Machine) -> None:
