@@ -160,23 +160,23 @@ class Comeback:
     def _store_is_ahead(self, root: Path, local: Unit, newest: CommitRecord) -> bool:
         """Whether the newest commit holds something that this disk does not.
 
-        By the number of the commit that the local checkpoint is, where that is known. A local
+        By the commit that the local checkpoint is, where that is known. A local
         checkpoint that was never committed as it is counts by its time of writing.
         """
         if _on_disk(root, newest):
             return False
         committed = self._committed_as(local)
         if committed is not None:
-            return newest.seq > committed
+            return newest.rank > committed.rank
         return max((entry.mtime_ns for entry in newest.files), default=0) > local.written[0]
 
-    def _committed_as(self, local: Unit) -> int | None:
+    def _committed_as(self, local: Unit) -> CommitRecord | None:
         try:
             with lock_state(self._settings.state_dir):
                 journal = open_journal(self._settings)
                 try:
                     if journal.is_safe(local.path, local.signature):
-                        return journal.safe_seq(local.path)
+                        return journal.commit(journal.safe_seq(local.path) or 0, self._layout)
                 finally:
                     journal.close()
         except (AlreadyRunning, OSError):
@@ -218,7 +218,7 @@ class Comeback:
                     if path in digests
                 )
                 if digests.keys() == {path for path, _ in unit.files}:
-                    journal.mark_safe(unit.path, unit.signature, record.seq)
+                    journal.mark_safe(unit.path, unit.signature, record.seq, unit.changed)
 
     # -- a bucket without commits
 

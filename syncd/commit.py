@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import itertools
 import logging
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from syncd.clock import Clock
@@ -60,9 +60,12 @@ class Publisher:
         self._writer = writer
         self._planner = Planner(root, journal, layout, digest_file)
         self._attempts = itertools.count(1)
+        self._began: dict[int, float] = {}
         self.log = CommitLog(store, layout)
         self.took_over = False
         """Whether the log was begun or continued by another machine when this writer joined it."""
+        self.lives: frozenset[str] = frozenset((writer,))
+        """Ids of this writer and of those before it that used its journal: one machine's."""
 
     def join_log(self) -> list[Corrupt]:
         """Learn what the commit log holds and take the place of its last writer.
@@ -81,6 +84,7 @@ class Publisher:
             ours = newest is None or newest.writer in (self._writer, *self._journal.writers())
             self.took_over |= not ours
             claimed = ours or self._claim(head + 1)
+        self.lives = frozenset((*self._journal.writers(), self._writer))
         self._journal.add_writer(self._writer)
         return broken
 
@@ -133,12 +137,15 @@ class Publisher:
         moment = datetime.datetime.fromtimestamp(self._clock.now(), datetime.timezone.utc)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def publish(self, unit: Unit, profile: str) -> CommitRecord | None:
+    def publish(self, unit: Unit, profile: str, behind: int = 0) -> CommitRecord | None:
         """Commit this revision of a checkpoint; None if its content is committed already.
+
+        ``behind`` is the number of a commit of something that was written later, if any.
 
         Changed if it changed meanwhile: nothing was committed, and what was sent is found again
         by the next attempt.
         """
+        began = self._clock.monotonic()
         self._look_at_log()
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._journal.head() + 1
@@ -166,13 +173,14 @@ class Publisher:
             for step, entry in zip(steps, entries, strict=True)
         )
         if base and _content(base) == (_digests(entries), set(links)):
-            self._journal.mark_safe(unit.path, unit.signature, base.seq)
+            self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
             return None
         record = CommitRecord(
-            seq, unit.path, self._writer, self._now(), profile, tuple(entries), links
+            seq, unit.path, self._writer, self._now(), profile, tuple(entries), links, behind
         )
         self._append(record)
-        self._journal.mark_safe(unit.path, unit.signature, seq)
+        self._began[seq] = began
+        self._journal.mark_safe(unit.path, unit.signature, seq, unit.changed)
         self._mark_stale(record, base)
         self.refresh()
         return record
@@ -184,22 +192,13 @@ class Publisher:
             raise _fenced(max(numbers))
         self._forget_vanished(known - numbers)
 
-    def newest_commit(self, checkpoint: str) -> CommitRecord | None:
-        """The newest commit of one checkpoint."""
-        return self._journal.newest_commit(self._layout, checkpoint)
+    def began(self, seq: int) -> float:
+        """When this life began to publish a commit, on the monotonic clock; never: infinity."""
+        return self._began.get(seq, math.inf)
 
-    def newest_checkpoint(self, before: int | None = None) -> CommitRecord | None:
-        """The newest commit of a checkpoint, companions left out, below a number."""
-        return self._journal.newest_commit(
-            self._layout, before=before, without_profile=COMPANION.name
-        )
-
-    def renew(self, record: CommitRecord) -> CommitRecord:
-        """Commit the same content again, so that it is the newest: an older one came after."""
-        seq = self._journal.head() + 1
-        renewed = replace(record, seq=seq, writer=self._writer, committed_at=self._now())
-        self._append(renewed)
-        return renewed
+    def recovery_point(self) -> CommitRecord | None:
+        """The commit that a restore would take, companions left out."""
+        return self._journal.recovery_point(self._layout, without_profile=COMPANION.name)
 
     def _append(self, record: CommitRecord) -> None:
         check_record(record, record.seq)  # what no reader would trust must not be written

@@ -35,11 +35,14 @@ class CommitLog:
         return parse_record(b"".join(chunks), seq, self.layout.prefix)
 
     def newest_first(self) -> Iterator[CommitRecord | Corrupt]:
-        """Every readable commit from the newest down; a broken one comes as its error.
+        """Every readable commit, what was written last first; a broken one comes as its error.
 
-        Claims are left out. A record that retention deletes meanwhile is passed over.
+        Claims are left out. A record that retention deletes meanwhile is passed over. One that
+        is ``behind`` another comes after it, though its number is higher.
         """
+        later: list[CommitRecord] = []
         for seq in reversed(self.numbers()):
+            yield from _due(later, seq)
             try:
                 record = self.read(seq)
             except NotFound:
@@ -47,8 +50,11 @@ class CommitLog:
             except Corrupt as error:
                 yield error
                 continue
-            if not record.is_claim:
+            if record.behind:
+                later.append(record)
+            elif not record.is_claim:
                 yield record
+        yield from _due(later, 0)
 
     def append(self, record: CommitRecord) -> None:
         """Make ``record`` the newest commit, or raise Fenced if its number is taken.
@@ -66,3 +72,10 @@ class CommitLog:
                 hint="two machines write to one prefix: stop one of them, or give each its own "
                 "CLOUD_PREFIX; local files are untouched",
             ) from None
+
+
+def _due(later: list[CommitRecord], seq: int) -> list[CommitRecord]:
+    """Take from ``later`` what comes before commit ``seq``, in order."""
+    due = sorted((r for r in later if r.behind > seq), key=lambda r: r.rank, reverse=True)
+    later[:] = [record for record in later if record.behind <= seq]
+    return due

@@ -93,6 +93,10 @@ class Detector:
         for path in self._seen.keys() - paths:
             del self._seen[path]
 
+    def since(self, unit: Unit) -> float:
+        """Since when a checkpoint has been as it is, on the monotonic clock."""
+        return self._look(unit).since
+
     def judge(self, unit: Unit) -> Verdict:
         """Decide on one revision of a checkpoint."""
         seen = self._look(unit)

@@ -147,12 +147,10 @@ class Engine:
         )
         for broken in publisher.join_log():
             log.error("%s", broken.explain())
-        point = publisher.newest_checkpoint()
+        point = publisher.recovery_point()
         if point:
             self.health.recovered(point)
         publisher.refresh()
-        self.pipeline.look()
-        self.pipeline.renew_newest(publisher)
         self.publisher = publisher
 
     def _on_circuit(self, circuit: Circuit) -> None:

@@ -84,11 +84,12 @@ class Health:
     # -- what is going on
 
     def committed(self, record: CommitRecord) -> None:
-        """A checkpoint became the recovery point just now."""
+        """A checkpoint was committed just now; unless it is behind, it is the recovery point."""
         with self._lock:
-            self._recovery = record
-            self._recovered_at = self._clock.now()
             self._counts["commits"] += 1
+            if not record.behind or self._recovery is None:
+                self._recovery = record
+                self._recovered_at = self._clock.now()
 
     def recovered(self, record: CommitRecord) -> None:
         """The recovery point that was found in the store."""

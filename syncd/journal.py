@@ -20,14 +20,18 @@ from syncd.records import CommitRecord, Layout, parse_record
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (
-    seq INTEGER PRIMARY KEY, checkpoint TEXT NOT NULL, profile TEXT NOT NULL, record BLOB NOT NULL);
+    seq INTEGER PRIMARY KEY, checkpoint TEXT NOT NULL, profile TEXT NOT NULL, record BLOB NOT NULL,
+    writer TEXT NOT NULL, behind INTEGER NOT NULL, written INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS roots ON commits (behind, seq);
 CREATE INDEX IF NOT EXISTS commits_by_checkpoint ON commits (checkpoint, seq);
 CREATE TABLE IF NOT EXISTS objects (
     key TEXT NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
     current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, seq));
 CREATE INDEX IF NOT EXISTS objects_by_content ON objects (size, sha256);
 CREATE TABLE IF NOT EXISTS safe (
-    checkpoint TEXT PRIMARY KEY, signature TEXT NOT NULL, seq INTEGER NOT NULL);
+    checkpoint TEXT PRIMARY KEY, signature TEXT NOT NULL, seq INTEGER NOT NULL,
+    changed INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS safe_by_seq ON safe (seq);
 CREATE TABLE IF NOT EXISTS digests (
     path TEXT PRIMARY KEY, stat TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sent (
@@ -37,7 +41,7 @@ CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, se
 CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
 """
 
-_VERSION = "2"
+_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,21 @@ class Sent:
     stat: str
     sha256: str
     version: str
+
+
+@dataclass(frozen=True)
+class Root:
+    """A commit in the order of writing.
+
+    ``written`` is the newest modification of its files by the clock of the machine that wrote
+    them, ``changed`` the newest change of them on this disk (None: they are not here), both in
+    nanoseconds since the epoch.
+    """
+
+    seq: int
+    writer: str
+    written: int
+    changed: int | None
 
 
 class Journal:
@@ -160,11 +179,14 @@ class Journal:
         """Remember a commit and what its objects hold."""
         with self.transaction():
             self._run(
-                "INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)",
                 record.seq,
                 record.checkpoint,
                 record.profile,
                 record.to_json(),
+                record.writer,
+                record.behind,
+                record.rank[2],
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO objects (key, seq, size, sha256) VALUES (?, ?, ?, ?)",
@@ -190,21 +212,42 @@ class Journal:
             return None
 
     def newest_commit(
-        self,
-        layout: Layout,
-        checkpoint: str | None = None,
-        before: int | None = None,
-        without_profile: str = "",
+        self, layout: Layout, checkpoint: str, before: int | None = None
     ) -> CommitRecord | None:
-        """The newest known commit, of one checkpoint or of any; claims are left out."""
+        """The newest known commit of one checkpoint, among those below a number if one is given."""
         rows = self._run(
-            "SELECT MAX(seq) FROM commits WHERE checkpoint != '' AND checkpoint = "
-            "COALESCE(?, checkpoint) AND seq < COALESCE(?, seq + 1) AND profile != ?",
+            "SELECT MAX(seq) FROM commits WHERE checkpoint = ? AND seq < COALESCE(?, seq + 1)",
             checkpoint,
             before,
-            without_profile,
         )
         return self.commit(int(rows[0][0]), layout) if rows[0][0] is not None else None
+
+    def recovery_point(self, layout: Layout, without_profile: str = "") -> CommitRecord | None:
+        """The known commit of what was written last; claims are left out."""
+        rows = self._run(
+            "SELECT seq FROM commits WHERE checkpoint != '' AND profile != ? "
+            "ORDER BY MAX(behind, (behind = 0) * seq) DESC, behind, written DESC, seq DESC LIMIT 1",
+            without_profile,
+        )
+        return self.commit(int(rows[0][0]), layout) if rows else None
+
+    def roots(self, without_profile: str = "") -> Iterator[Root]:
+        """Commits that stand behind no other one, newest first; claims are left out."""
+        seq = self.head() + 1
+        while True:
+            rows = self._run(
+                "SELECT c.seq, c.writer, c.written, s.changed FROM commits c "
+                "LEFT JOIN safe s ON s.seq = c.seq AND s.checkpoint = c.checkpoint "
+                "WHERE c.behind = 0 AND c.seq < ? AND c.checkpoint != '' AND c.profile != ? "
+                "ORDER BY c.seq DESC LIMIT 1",
+                seq,
+                without_profile,
+            )
+            if not rows:
+                return
+            found, writer, written, changed = rows[0]
+            seq = int(found)
+            yield Root(seq, writer, int(written), None if changed is None else int(changed))
 
     def commits(self, layout: Layout) -> Iterator[CommitRecord]:
         """Every known commit but claims, newest first."""
@@ -244,9 +287,10 @@ class Journal:
         rows = self._run("SELECT signature FROM safe WHERE checkpoint = ?", checkpoint)
         return bool(rows) and rows[0][0] == signature
 
-    def mark_safe(self, checkpoint: str, signature: str, seq: int) -> None:
-        """This revision is committed, as number ``seq``."""
-        self._run("INSERT OR REPLACE INTO safe VALUES (?, ?, ?)", checkpoint, signature, seq)
+    def mark_safe(self, checkpoint: str, signature: str, seq: int, changed: int) -> None:
+        """This revision, last changed on disk at ``changed``, is committed as number ``seq``."""
+        sql = "INSERT OR REPLACE INTO safe VALUES (?, ?, ?, ?)"
+        self._run(sql, checkpoint, signature, seq, changed)
 
     def safe_seq(self, checkpoint: str) -> int | None:
         """The commit that holds the local revision of a checkpoint, if it was ever committed."""

@@ -12,8 +12,8 @@ from syncd.commit import Publisher
 from syncd.detect import Detector
 from syncd.errors import Changed, Corrupt, Permanent, SyncdError
 from syncd.health import Health, Waiting
-from syncd.journal import Journal
-from syncd.profiles import Unit, units
+from syncd.journal import Journal, Root
+from syncd.profiles import COMPANION, Unit, units
 from syncd.records import CommitRecord
 from syncd.scan import Folder, scan
 
@@ -33,6 +33,10 @@ _NOT_UTF8 = Permanent(
     "a file name is not UTF-8",
     hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
 )
+
+_BROUGHT = 60 * 10**9
+"""Nanoseconds between modification and change that tell a file that was copied here, its time of
+modification kept, from one that was written here."""
 
 _SCAN_SHARE = 100
 """A scan that takes t seconds is repeated after at least 100 t: at most 1 % of a core."""
@@ -87,7 +91,6 @@ class Pipeline:
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
         self._unreadable_before: set[str] = set()
-        self._newest_safe: Unit | None = None
         self._at_start: dict[str, str] | None = None
 
     def look(self) -> Look:
@@ -97,7 +100,6 @@ class Pipeline:
         look = Look()
         found = list(units(tree)) if tree else []
         unreadable = self._unreadable(tree)
-        self._newest_safe = None
         self._detector.forget_missing({unit.path for unit in found})
         if self._at_start is None:
             self._at_start = {unit.path: unit.signature for unit in found}
@@ -108,7 +110,6 @@ class Pipeline:
             elif hidden:
                 self._give_up(unit, _UNREADABLE)
             elif self._journal.is_safe(unit.path, unit.signature):
-                self._newest_safe = self._newest_safe if unit.companion else unit
                 self._forgive(unit.path)
                 continue
             signature, reason = self._given_up.get(unit.path, ("", ""))
@@ -159,15 +160,14 @@ class Pipeline:
     def commit_next(self, look: Look, publisher: Publisher) -> CommitRecord | None:
         """Commit one of the pending checkpoints and take it off the list.
 
-        The newest goes first, since it is what the user would lose. When older ones follow,
-        the newest is committed again after each: the newest commit is what a restore takes. A
-        backlog that is small goes oldest first and needs no such care.
+        The newest goes first, since it is what the user would lose; older ones that follow say
+        that they are behind it. A backlog that is small goes oldest first.
         """
         small = look.pending_bytes <= _SMALL
         unit, profile = look.pending.pop(0 if small else -1)
         record: CommitRecord | None = None
         try:
-            record = publisher.publish(unit, profile)
+            record = publisher.publish(unit, profile, self._behind(unit, publisher))
         except Changed as change:
             log.info("%s: %s; looking again", unit.path, change.message)
         except Permanent as error:
@@ -178,40 +178,36 @@ class Pipeline:
             self._forgive(unit.path)
         if record:
             self._tell(record, unit.companion)
-            self._keep_newest(record, unit, publisher)
         self._report(look)
         return record
 
-    def _keep_newest(self, record: CommitRecord, unit: Unit, publisher: Publisher) -> None:
-        """Renew the commit of a checkpoint written later than the one just committed."""
-        if unit.companion:
-            return
-        if self._newest_safe is None or unit.written > self._newest_safe.written:
-            self._newest_safe = unit
-        before = publisher.newest_checkpoint(before=record.seq)
-        if before is None or before.checkpoint == unit.path:
-            return
-        if self._is_leftover(unit, publisher) and _written(before) > unit.written[0]:
-            self._health.committed(publisher.renew(before))
-            return
-        self.renew_newest(publisher)
+    def _behind(self, unit: Unit, publisher: Publisher) -> int:
+        """Number of the oldest commit of something written after this checkpoint; 0 for none."""
+        behind = 0
+        if not unit.companion:
+            for root in self._journal.roots(COMPANION.name):
+                if not self._later(root, unit, publisher):
+                    break
+                behind = root.seq
+        return behind
 
-    def renew_newest(self, publisher: Publisher) -> None:
-        """Have the newest checkpoint of this disk be the newest commit.
+    def _later(self, root: Root, unit: Unit, publisher: Publisher) -> bool:
+        """Whether what a commit holds was written after ``unit``.
 
-        It is not after an older one was committed, also when the daemon died right after that.
-        Only checkpoints of this disk are compared: they were written by one clock.
+        Only times of one clock are compared: those of files that one machine has written, or
+        the changes that this machine's kernel noted, of a file that a restore has brought here.
+        A clock that was set back does not make a new checkpoint an old one.
         """
-        best, head = self._newest_safe, publisher.newest_checkpoint()
-        if best is None or head is None or head.checkpoint == best.path:
-            return
-        record = publisher.newest_commit(best.path)
-        if record and self._is_local(head) and _written(head) < best.written[0]:
-            self._health.committed(publisher.renew(record))
-
-    def _is_local(self, record: CommitRecord) -> bool:
-        """Whether a commit is of a checkpoint of this disk: only those have one clock."""
-        return self._journal.safe_seq(record.checkpoint) is not None
+        modified, changed, _ = unit.written
+        fresh = changed - modified < _BROUGHT
+        if root.writer not in publisher.lives:
+            if root.changed is None:
+                return self._is_leftover(unit, publisher) and root.written > modified
+            if fresh:
+                return root.changed > changed
+        elif fresh and publisher.began(root.seq) < self._detector.since(unit):
+            return False
+        return root.written > modified
 
     def _is_leftover(self, unit: Unit, publisher: Publisher) -> bool:
         """Whether a checkpoint lay here before this daemon took over from another machine.
@@ -299,7 +295,3 @@ def _within(path: str, unit: str) -> bool:
 def _printable(path: str) -> str:
     """A path as text that any stream takes."""
     return path.encode(errors="backslashreplace").decode()
-
-
-def _written(record: CommitRecord) -> int:
-    return max((entry.mtime_ns for entry in record.files), default=0)

@@ -126,9 +126,13 @@ class Unit:
     @property
     def written(self) -> tuple[int, int, str]:
         """Sorts checkpoints by age: last modification, then last change, then name."""
-        stats = [stat for _, stat in self.files]
-        newest = max((s.mtime_ns for s in stats), default=0)
-        return newest, max((s.ctime_ns for s in stats), default=0), self.path
+        newest = max((stat.mtime_ns for _, stat in self.files), default=0)
+        return newest, self.changed, self.path
+
+    @property
+    def changed(self) -> int:
+        """The last change of any file by this machine's clock, nanoseconds since the epoch."""
+        return max((stat.ctime_ns for _, stat in self.files), default=0)
 
     def below(self, path: str) -> str:
         """A member's path under the root."""

@@ -54,6 +54,18 @@ class CommitRecord:
     profile: str
     files: tuple[FileEntry, ...] = ()
     links: tuple[LinkEntry, ...] = ()
+    behind: int = 0
+    """Number of the commit that this one is older than, though it was made later; 0: none.
+
+    A backlog is sent newest first. What follows must not pass for the recovery point, not even
+    for the moment between two requests.
+    """
+
+    @property
+    def rank(self) -> tuple[int, bool, int, int]:
+        """Sorts commits by the age of what they hold: the greatest is the recovery point."""
+        written = max((entry.mtime_ns for entry in self.files), default=0)
+        return self.behind or self.seq, not self.behind, written, self.seq
 
     @property
     def is_claim(self) -> bool:
@@ -72,7 +84,7 @@ class CommitRecord:
 
     def to_json(self) -> bytes:
         """The record as stored, stable byte for byte."""
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "seq": self.seq,
             "checkpoint": self.checkpoint,
@@ -82,6 +94,8 @@ class CommitRecord:
             "files": [vars(entry) for entry in self.files],
             "links": [vars(entry) for entry in self.links],
         }
+        if self.behind:
+            document["behind"] = self.behind
         text = json.dumps(document, indent=1, ensure_ascii=False)
         return (text + "\n").encode()
 
@@ -138,6 +152,7 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             profile=_text(document["profile"], "profile"),
             files=files,
             links=links,
+            behind=_whole(document.get("behind", 0), "behind"),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
@@ -169,10 +184,17 @@ def check_record(record: CommitRecord, seq: int) -> None:
         raise Corrupt(f"commit {seq}: {record.committed_at!r} is no time") from None
     if record.seq != seq:
         raise Corrupt(f"commit {seq} says that it is {record.seq}")
+    if record.behind >= seq:
+        raise Corrupt(f"commit {seq} says that it is behind {record.behind}, which came later")
     if record.is_claim:
         if record.files or record.links:
             raise Corrupt(f"commit {seq} has files but no checkpoint")
         return
+    _check_paths(record, seq)
+
+
+def _check_paths(record: CommitRecord, seq: int) -> None:
+    """Corrupt unless every path stays where it belongs."""
     if not safe_path(record.checkpoint):
         raise Corrupt(f"commit {seq}: path {record.checkpoint!r} leaves the root")
     paths = [entry.path for entry in record.files] + [link.path for link in record.links]

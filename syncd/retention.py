@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +42,15 @@ def series(checkpoint: str) -> str:
 def doomed(records: Iterable[CommitRecord], keep: int | None) -> list[CommitRecord]:
     """Which commits go when the newest ``keep`` of each series stay (None: all stay).
 
-    ``records`` come newest first. A commit whose very content was committed again later goes
-    at once: it is a renewal's older self. The newest of all always stays.
+    ``records`` come newest first. The newest of all always stays.
     """
-    kept: dict[str, list[object]] = defaultdict(list)
+    kept: Counter[str] = Counter()
     going = []
     for record in records:
-        content = (record.checkpoint, {(f.path, f.sha256) for f in record.files}, record.links)
-        mine = kept[series(record.checkpoint)]
-        if content in mine or (keep is not None and len(mine) >= keep):
+        mine = series(record.checkpoint)
+        if keep is not None and kept[mine] >= keep:
             going.append(record)
-        else:
-            mine.append(content)
+        kept[mine] += 1
     return going
 
 

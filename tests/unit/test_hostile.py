@@ -140,32 +140,70 @@ def test_prune_beside_the_daemon_tears_nothing(machine: Machine, tmp_path: Path)
     prove_all(tmp_path / "bucket")
 
 
-def test_newest_is_renewed_after_a_death_in_between(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_death_in_a_backlog_never_leaves_an_older_recovery_point(
+    machine: Machine, tmp_path: Path
 ) -> None:
     big = os.urandom(12 * 1024 * 1024)
     for number in (1, 2, 3):
         age(machine.write(f"m{number}.bin", big + bytes([number])), 100 - number)
-
-    class DiedError(BaseException):
-        pass
-
-    def die(_record: CommitRecord) -> CommitRecord:
-        raise DiedError
-
-    monkeypatch.setattr(machine.publisher, "renew", die)
-    with pytest.raises(DiedError):
-        machine.commit_all()
+    look = machine.pipeline.look()
+    for left in (2, 1, 0):  # the machine may die after any of them
+        machine.pipeline.commit_next(look, machine.publisher)
+        newest = restore_newest(tmp_path / "bucket", tmp_path / f"after-{left}")
+        assert newest is not None
+        assert newest.checkpoint == "m3.bin"
+    log = machine.publisher.log
+    order = [r.checkpoint for r in log.newest_first() if isinstance(r, CommitRecord)]
+    assert order == ["m3.bin", "m2.bin", "m1.bin"]
+    assert machine.health.snapshot()["recovery_point"]["checkpoint"] == "m3.bin"
     again = Machine(machine.disk, machine.bucket, "writer-b").start()
-    again.pipeline.look()
-    again.pipeline.renew_newest(again.publisher)
+    point = again.publisher.recovery_point()
+    assert point is not None
+    assert point.checkpoint == "m3.bin"
+
+
+def test_backlog_stands_behind_what_was_committed_before_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    for number in (10, 40, 50):
+        age(machine.write(f"m{number}.bin", bytes([number])), 1000 - number)
+        machine.commit_all()
+    for number in (30, 20, 60):
+        age(machine.write(f"m{number}.bin", bytes([number])), 1000 - number)
+        machine.commit_all()
+    log = machine.publisher.log
+    order = [r.checkpoint for r in log.newest_first() if isinstance(r, CommitRecord)]
+    assert order == [f"m{number}.bin" for number in (60, 50, 40, 30, 20, 10)]
+
+
+def test_clock_that_is_set_back_makes_no_checkpoint_an_old_one(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The kernel's clock cannot be set back here: the files of before are dated ahead."""
+    ahead = machine.write("last-1.bin", b"before the clock was set back")
+    os.utime(ahead, (ahead.stat().st_atime, ahead.stat().st_mtime + 1200))
+    machine.commit_all()
+    machine.write("last-2.bin", b"after it")
+    machine.commit_all()
     newest = restore_newest(tmp_path / "bucket", tmp_path / "two")
     assert newest is not None
-    assert newest.checkpoint == "m3.bin"
-    again.commit_all()
+    assert newest.checkpoint == "last-2.bin"
+
+
+def test_machine_whose_clock_is_behind_goes_on_from_what_it_restored(tmp_path: Path) -> None:
+    one = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    age(one.write("gen-000050.bin", b"of a machine whose clock is ahead"), -1200)
+    (record,) = one.commit_all()
+    two = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b")
+    restorer(tmp_path / "bucket").restore(record, two.root)
+    two.start()
+    unit = two.pipeline.look().pending[0][0]
+    two.journal.mark_safe(unit.path, unit.signature, record.seq, unit.changed)
+    two.write("gen-000055.bin", b"trained here, by a clock that is right")
+    two.commit_all()
     newest = restore_newest(tmp_path / "bucket", tmp_path / "three")
     assert newest is not None
-    assert newest.checkpoint == "m3.bin"
+    assert newest.checkpoint == "gen-000055.bin"
 
 
 def test_folder_that_cannot_be_read_is_a_failure_and_no_smaller_checkpoint(

@@ -18,7 +18,7 @@ RECORD = CommitRecord(1, "c", "w", "2026-11-23T20:00:00Z", "set", (ENTRY,))
 def test_remembers_across_lives(tmp_path: Path) -> None:
     first = Journal(tmp_path / "j", "store")
     first.add_commit(RECORD)
-    first.mark_safe("c", "signature", 1)
+    first.mark_safe("c", "signature", 1, 0)
     first.add_digests([("c/a", "5:1:1:1", "0" * 64)])
     first.close()
     second = Journal(tmp_path / "j", "store")

@@ -11,7 +11,7 @@ from syncd.clock import SystemClock
 from syncd.errors import Corrupt
 from syncd.profiles import units
 from syncd.records import CommitRecord
-from syncd.retention import Retention, doomed, prune_local, series
+from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
@@ -108,13 +108,6 @@ def test_object_that_a_kept_commit_shares_stays(tmp_path: Path) -> None:
     Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1)
     (only,) = commits(tmp_path / "bucket")
     assert only.seq == 2
-
-
-def test_older_copy_of_a_renewed_commit_goes(machine: Machine, tmp_path: Path) -> None:
-    newest = commits(tmp_path / "bucket")[0]
-    machine.publisher.renew(newest)
-    going = doomed(commits(tmp_path / "bucket"), None)
-    assert [record.seq for record in going] == [newest.seq]
 
 
 def test_disk_keeps_the_newest_and_whatever_is_not_committed(machine: Machine) -> None:
