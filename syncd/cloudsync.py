@@ -23,7 +23,7 @@ from syncd.config import Environment, Settings, load_settings
 from syncd.engine import open_resilient
 from syncd.errors import SettingsError, SyncdError
 from syncd.records import safe_path
-from syncd.scan import Stat, scan
+from syncd.scan import Stat, files_below
 from syncd.stores.base import ObjectStore
 from syncd.transfer import RateLimit, Transfer
 
@@ -246,15 +246,12 @@ class CloudSync:
 
 
 def _files(folder: Path, exclude: tuple[str, ...]) -> Iterator[str]:
-    tree = scan(folder)
-    for prefix, part in tree.walk() if tree else ():
-        for name in part.files:
-            path = prefix + name
-            if not any(
-                fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(path, glob)
-                for glob in exclude
-            ):
-                yield path
+    for path, _ in files_below(folder):
+        name = path.rpartition("/")[2]
+        if not any(
+            fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(path, glob) for glob in exclude
+        ):
+            yield path
 
 
 def _download(store: ObjectStore, key: str, path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.formats import check_file, check_json
-from syncd.profiles import Unit
+from syncd.profiles import Unit, digest_of
 
 _NO_LEASE_QUIET = 0.5
 """Seconds of quiet for a marked checkpoint where no lease can tell that writers are gone."""
@@ -136,7 +136,9 @@ class Detector:
         return Verdict(True, profile=label)
 
     def _look(self, unit: Unit) -> _Seen:
-        signature = unit.signature + "".join(f"\n?{p}={s.text()}" for p, s in unit.unfinished)
+        signature = unit.signature
+        if unit.unfinished:
+            signature += digest_of([f"{path}={stat.text()}" for path, stat in unit.unfinished])
         seen = self._seen.get(unit.path)
         if seen is None or seen.signature != signature:
             now = self._clock.monotonic()

@@ -10,7 +10,7 @@ from syncd.errors import Changed, Permanent
 from syncd.health import Health
 from syncd.journal import Journal
 from syncd.records import Layout
-from syncd.scan import Stat, scan
+from syncd.scan import Stat, files_below
 from syncd.transfer import Transfer
 
 log = logging.getLogger(__name__)
@@ -44,14 +44,7 @@ class LogShipper:
 
     def waiting(self) -> list[tuple[str, Stat]]:
         """Log files that have changed since they were sent, smallest first."""
-        tree = scan(self._root, self._exclude)
-        if tree is None:
-            return []
-        files = [
-            (prefix + name, stat)
-            for prefix, folder in tree.walk()
-            for name, stat in folder.files.items()
-        ]
+        files = list(files_below(self._root, self._exclude))
         if not all(_nameable(path) for path, _ in files):
             self._health.red("log name", "a log's name is not UTF-8: it is not copied", "rename it")
         found = [

@@ -15,7 +15,7 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal, Root
 from syncd.profiles import COMPANION, Unit, units
 from syncd.records import CommitRecord
-from syncd.scan import Folder, scan
+from syncd.scan import Scanner
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +96,11 @@ class Pipeline:
     def look(self) -> Look:
         """Scan the root and judge what is not committed; no request is made."""
         began = self._clock.monotonic()
-        tree = scan(self._root, self._exclude)
+        scanner = Scanner(self._root, self._exclude)
+        tree = scanner.top()
         look = Look()
         found = list(units(tree)) if tree else []
-        unreadable = self._unreadable(tree)
+        unreadable = self._unreadable(scanner.unreadable)
         self._detector.forget_missing({unit.path for unit in found})
         if self._at_start is None:
             self._at_start = {unit.path: unit.signature for unit in found}
@@ -139,13 +140,8 @@ class Pipeline:
         self._report(look)
         return look
 
-    def _unreadable(self, tree: Folder | None) -> list[str]:
+    def _unreadable(self, bad: dict[str, str]) -> list[str]:
         """Folders that cannot be looked into; each is a reason for red, by itself too."""
-        bad = {
-            folder.path: folder.unreadable
-            for _, folder in (tree.walk() if tree else ())
-            if folder.unreadable
-        }
         for path in self._unreadable_before - bad.keys():
             self._health.green(f"unreadable {_printable(path)}")
         for path, words in bad.items():

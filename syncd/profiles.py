@@ -7,9 +7,11 @@ writers' own code; docs/architecture.md tells how to add one.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from syncd.records import link_stays_inside
 from syncd.scan import Folder, Stat
@@ -100,8 +102,10 @@ class Unit:
     @property
     def nameable(self) -> bool:
         """Whether every name in it is UTF-8, as the names of objects must be."""
+        names = [self.path, *(path for path, _ in self.files)]
+        names += [text for link in self.links for text in link]
         try:
-            (self.path + self.signature).encode()
+            "".join(names).encode()
         except UnicodeEncodeError:
             return False
         return True
@@ -116,12 +120,12 @@ class Unit:
         """Bytes of all files."""
         return sum(stat.size for _, stat in self.files)
 
-    @property
+    @cached_property
     def signature(self) -> str:
-        """Tells this revision from every other without reading a byte."""
+        """Tells this revision from every other without reading a byte: a digest of all stats."""
         parts = [f"{path}={stat.text()}" for path, stat in self.files]
         parts += [f"{path}->{target}" for path, target in self.links]
-        return "\n".join(parts)
+        return digest_of(parts)
 
     @property
     def written(self) -> tuple[int, int, str]:
@@ -191,20 +195,86 @@ def _is_set(folder: Folder) -> bool:
     return not all(_SERIES.fullmatch(name) for name in folder.files)
 
 
-def units(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
-    """Every checkpoint below a folder: directories by profile, sets, and lone files."""
-    if parent is not None:
-        profile = profile_of(folder)
-        if profile:
-            yield _whole(folder, profile, parent)
-            return
-    inner = [unit for child in folder.folders.values() for unit in units(child, folder)]
-    known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner)
-    if parent is not None and folder.files and not known and _is_set(folder):
-        yield _whole(folder, SET, parent)
+@dataclass
+class _Open:
+    """A folder whose checkpoints are being gathered, and what is known of it so far."""
+
+    folder: Folder
+    children: Iterator[Folder]
+    parent: Folder | None
+    may_be_set: bool
+    known: bool = False
+    """Whether a profile was recognised somewhere below: then it is no set."""
+
+    trackers: set[str] = field(default_factory=set)
+    held: list[Unit] = field(default_factory=list)
+    """What was found below a folder that may yet turn out to be one set."""
+
+
+def units(
+    folder: Folder,
+    parent: Folder | None = None,
+    on_container: Callable[[Folder, bool, frozenset[str]], None] | None = None,
+) -> Iterator[Unit]:
+    """Every checkpoint below a folder: directories by profile, sets, and lone files.
+
+    Depth first; a folder is released once it is clear what it is, so the memory this needs is
+    that of the largest checkpoint or folder, not of the tree. ``on_container`` hears of each
+    folder that is no checkpoint itself, whether a profile was recognised below it, and which of
+    its files are trackers.
+    """
+    profile = profile_of(folder) if parent is not None else None
+    if profile and parent:
+        yield _whole(folder, profile, parent)
+        folder.release()
         return
-    yield from inner
-    trackers = {unit.tracker for unit in inner}
+    chain = [_open(folder, parent)]
+    while chain:
+        here = chain[-1]
+        child = next(here.children, None)
+        if child is not None:
+            profile = profile_of(child)
+            if profile is None:
+                chain.append(_open(child, here.folder))
+                continue
+            yield from _hand_up(chain, _whole(child, profile, here.folder))
+        else:
+            child = here.folder
+            chain.pop()
+            if here.may_be_set and not here.known and here.parent is not None:
+                yield from _hand_up(chain, _whole(child, SET, here.parent))
+            else:
+                for unit in lone_units(child, here.trackers):
+                    yield from _hand_up(chain, unit)
+                if on_container:
+                    on_container(child, here.known, frozenset(here.trackers))
+        if not any(above.may_be_set and not above.known for above in chain):
+            child.release()
+
+
+def _open(folder: Folder, parent: Folder | None) -> _Open:
+    may_be_set = parent is not None and bool(folder.files) and _is_set(folder)
+    return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set)
+
+
+def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:
+    """Pass on what was found, unless a folder above may yet turn out to be one set with it."""
+    if chain:
+        chain[-1].trackers.update([unit.tracker] if unit.tracker else [])
+    if unit.profile not in (SET, LONE, COMPANION):
+        for above in chain:
+            above.known = True
+            yield from above.held
+            above.held = []
+    undecided = [above for above in chain if above.may_be_set and not above.known]
+    if undecided:
+        undecided[-1].held.append(unit)
+    else:
+        yield unit
+
+
+def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[Unit]:
+    """The files and links of a folder that is no checkpoint itself, but for ``trackers``."""
     for name, stat in folder.files.items():
         path = folder.below(name)
         if path not in trackers:
@@ -214,3 +284,9 @@ def units(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
         path = folder.below(name)
         if path not in trackers and link_stays_inside(path, target):
             yield Unit(path, COMPANION, (), (("", target),))
+
+
+def digest_of(parts: list[str]) -> str:
+    """A short text that is another one if any of the parts is."""
+    text = "\n".join(parts).encode(errors="surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

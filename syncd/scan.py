@@ -1,6 +1,8 @@
 """One look at a root: every file and link below it, as the file system has them now.
 
-Events are hints; this is the truth. A scan never follows a link and never opens a file.
+Events are hints; this is the truth. A scan never follows a link and never opens a file. A tree
+is read folder by folder, when somebody asks for it: who lets go of each part that is dealt with
+needs little memory for a large tree.
 """
 
 from __future__ import annotations
@@ -8,10 +10,11 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 NOT_YET_DIRECTORIES = (".*", "tmp*", "*.orbax-checkpoint-tmp*")
 """Names of directories that are still being written, or are nobody's checkpoint."""
@@ -23,8 +26,16 @@ NOT_YET_FILES = ("*.tmp", "*.partial", "*.dirty", "*.part", "*.__lock")
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
-@dataclass(frozen=True)
-class Stat:
+def _any_of(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """Whether a text matches one of the globs: one expression, since a scan asks very often."""
+    return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
+
+
+_directory_not_yet = _any_of(NOT_YET_DIRECTORIES)
+_file_not_yet = _any_of(NOT_YET_FILES)
+
+
+class Stat(NamedTuple):
     """What tells one revision of a file from another."""
 
     size: int
@@ -49,19 +60,125 @@ class Stat:
         return f"{self.size}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
-@dataclass
+class Scanner:
+    """How the folders of one scan are read.
+
+    ``on_folder`` hears of each folder just before it is listed: a watch that is placed there
+    misses nothing that comes after the listing. ``unreadable`` gathers what could not be looked
+    at, by the path of its folder, which is not the same as not being there.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        exclude: tuple[str, ...] = (),
+        on_folder: Callable[[str], None] | None = None,
+    ) -> None:
+        self._root = root
+        self._absolute = f"{root.absolute()}/"
+        self._excluded = _any_of(exclude) if exclude else None
+        self._on_folder = on_folder
+        self.unreadable: dict[str, str] = {}
+
+    def top(self) -> Folder | None:
+        """The root, or None if there is no such directory."""
+        return Folder("", self) if self._root.is_dir() else None
+
+    def read(self, folder: Folder) -> Listing:
+        """List one folder.
+
+        Directories and files that vanish meanwhile are simply not there; what is there and
+        cannot be looked at is noted.
+        """
+        if self._on_folder:
+            self._on_folder(folder.path)
+        found = Listing({}, {}, {}, {})
+        try:
+            with os.scandir(self._root / folder.path) as entries:
+                for entry in entries:
+                    self._add(found, folder, entry)
+        except OSError as error:
+            self._cannot(folder.path, folder.path or str(self._root), error)
+        return found
+
+    def _cannot(self, folder: str, path: str, error: OSError) -> None:
+        if error.errno not in _GONE:  # else it vanished between the listing and the look
+            self.unreadable[folder] = f"{path}: {error.strerror}"
+
+    def _add(self, found: Listing, folder: Folder, entry: os.DirEntry[str]) -> None:
+        name = entry.name
+        path = folder.below(name)
+        if self._excluded and (self._excluded(name) or self._excluded(path)):
+            return
+        try:
+            if entry.is_symlink():
+                found.links[name] = self._relative(str(Path(entry.path).readlink()), path)
+            elif entry.is_dir(follow_symlinks=False):
+                if not _directory_not_yet(name):
+                    found.folders[name] = Folder(path, self)
+            elif entry.is_file(follow_symlinks=False):
+                kind = found.unfinished if _file_not_yet(name) else found.files
+                kind[name] = Stat.of(entry.stat(follow_symlinks=False))
+        except OSError as error:
+            self._cannot(folder.path, path, error)
+
+    def _relative(self, target: str, path: str) -> str:
+        """A link's target; one that is absolute and stays below the root, relative to the link."""
+        if not target.startswith(self._absolute):
+            return target
+        return os.path.relpath(target, str(Path(self._absolute, path).parent))
+
+
+class Listing(NamedTuple):
+    """What is in one folder."""
+
+    files: dict[str, Stat]
+    links: dict[str, str]
+    folders: dict[str, Folder]
+    unfinished: dict[str, Stat]
+
+
 class Folder:
-    """One directory of a scan; ``path`` is relative to the root, "" for the root itself."""
+    """One directory of a scan; ``path`` is relative to the root, "" for the root itself.
 
-    path: str
-    files: dict[str, Stat] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
-    folders: dict[str, Folder] = field(default_factory=dict)
-    unfinished: dict[str, Stat] = field(default_factory=dict)
-    """Files whose names say "not yet": no members, but a sign that a writer is at work."""
+    It is listed when it is first looked into, and stays as it was then until it is released.
+    """
 
-    unreadable: str = ""
-    """Why something in here cannot be looked at, which is not the same as not being there."""
+    __slots__ = ("_listing", "_scanner", "path")
+
+    def __init__(self, path: str, scanner: Scanner) -> None:
+        self.path = path
+        self._scanner = scanner
+        self._listing: Listing | None = None
+
+    def _read(self) -> Listing:
+        if self._listing is None:
+            self._listing = self._scanner.read(self)
+        return self._listing
+
+    def release(self) -> None:
+        """Let go of what is known of this folder and of all below it."""
+        self._listing = None
+
+    @property
+    def files(self) -> dict[str, Stat]:
+        """The files by their names."""
+        return self._read().files
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The symbolic links by their names, and what they lead to."""
+        return self._read().links
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        """The directories by their names."""
+        return self._read().folders
+
+    @property
+    def unfinished(self) -> dict[str, Stat]:
+        """Files whose names say "not yet": no members, but a sign that a writer is at work."""
+        return self._read().unfinished
 
     @property
     def name(self) -> str:
@@ -72,77 +189,34 @@ class Folder:
         """``path`` relative to this folder, made relative to the root."""
         return f"{self.path}/{path}" if self.path else path
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Folder]]:
+    def walk(self) -> Iterator[tuple[str, Folder]]:
         """This folder and all below it, each with its path relative to this one."""
-        yield prefix, self
-        for name, folder in self.folders.items():
-            yield from folder.walk(f"{prefix}{name}/")
-
-    def find(self, path: str) -> Stat | None:
-        """The file at a path relative to this folder, if there is one."""
-        head, slash, rest = path.partition("/")
-        if not slash:
-            return self.files.get(head)
-        folder = self.folders.get(head)
-        return folder.find(rest) if folder else None
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _excluded(path: str, name: str, exclude: tuple[str, ...]) -> bool:
-    return bool(exclude) and (_matches(name, exclude) or _matches(path, exclude))
+        pending = [("", self)]
+        while pending:
+            prefix, folder = pending.pop()
+            yield prefix, folder
+            inner = folder.folders.items()
+            pending += [(f"{prefix}{name}/", child) for name, child in reversed(inner)]
 
 
 def scan(root: Path, exclude: tuple[str, ...] = ()) -> Folder | None:
-    """The tree below ``root``, or None if there is no such directory.
-
-    Directories and files that vanish meanwhile are simply not there; what is there and cannot
-    be looked at is noted in its folder.
-    """
-    if not root.is_dir():
-        return None
-    top = Folder("")
-    pending = [top]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(root / folder.path) as entries:
-                for entry in entries:
-                    _add(folder, entry, exclude, root)
-        except OSError as error:
-            if error.errno not in _GONE:
-                folder.unreadable = f"{folder.path or root}: {error.strerror}"
-            continue
-        pending.extend(folder.folders.values())
+    """The whole tree below ``root`` as it is now, or None if there is no such directory."""
+    top = Scanner(root, exclude).top()
+    for _ in top.walk() if top else ():
+        pass
     return top
 
 
-def _add(folder: Folder, entry: os.DirEntry[str], exclude: tuple[str, ...], root: Path) -> None:
-    path = folder.below(entry.name)
-    if _excluded(path, entry.name, exclude):
-        return
-    try:
-        if entry.is_symlink():
-            folder.links[entry.name] = _relative(str(Path(entry.path).readlink()), path, root)
-        elif entry.is_dir(follow_symlinks=False):
-            if not _matches(entry.name, NOT_YET_DIRECTORIES):
-                folder.folders[entry.name] = Folder(path)
-        elif entry.is_file(follow_symlinks=False):
-            found = Stat.of(entry.stat(follow_symlinks=False))
-            kind = folder.unfinished if _matches(entry.name, NOT_YET_FILES) else folder.files
-            kind[entry.name] = found
-    except OSError as error:
-        if error.errno not in _GONE:  # else it vanished between the listing and the look
-            folder.unreadable = f"{path}: {error.strerror}"
+def files_below(root: Path, exclude: tuple[str, ...] = ()) -> Iterator[tuple[str, Stat]]:
+    """Every file below ``root`` with its path, folder by folder, in little memory.
 
-
-def _relative(target: str, path: str, root: Path) -> str:
-    """A link's target; one that is absolute and stays below the root, relative to the link."""
-    if not target.startswith("/"):
-        return target
-    folder = str(root.absolute())
-    if not target.startswith(f"{folder}/"):
-        return target
-    return os.path.relpath(target, str(Path(folder, path).parent))
+    Files whose names say that they are not finished are left out.
+    """
+    top = Scanner(root, exclude).top()
+    pending = [("", top)] if top else []
+    while pending:
+        prefix, folder = pending.pop()
+        for name, seen in folder.files.items():
+            yield prefix + name, seen
+        pending += [(f"{prefix}{name}/", child) for name, child in folder.folders.items()]
+        folder.release()
