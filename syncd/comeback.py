@@ -248,7 +248,7 @@ class Comeback:
 def _on_disk(root: Path, record: CommitRecord) -> bool:
     """Whether every file of a commit lies at its place, with the committed content."""
     for entry in record.files:
-        path = root / record.checkpoint / entry.path if entry.path else root / record.checkpoint
+        path = root / record.below(entry.path)
         try:
             seen = Stat.of(path.lstat())
             if seen.size != entry.size:

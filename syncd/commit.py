@@ -176,7 +176,15 @@ class Publisher:
             self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
             return None
         record = CommitRecord(
-            seq, unit.path, self._writer, self._now(), profile, tuple(entries), links, behind
+            seq,
+            unit.path,
+            self._writer,
+            self._now(),
+            profile,
+            tuple(entries),
+            links,
+            behind,
+            unit.beside,
         )
         self._append(record)
         self._began[seq] = began
@@ -281,7 +289,7 @@ class Publisher:
         for seq in sorted(learnt):
             record = self._journal.commit(seq, self._layout)
             for entry in record.files if record else ():
-                plain = self._layout.plain(record.checkpoint, entry.path) if record else ""
+                plain = self._layout.plain(record.below(entry.path)) if record else ""
                 self._journal.doubt(plain, entry.sha256)
             newest = record and self._journal.newest_commit(self._layout, record.checkpoint)
             if record and newest and newest.seq == seq:
@@ -289,13 +297,13 @@ class Publisher:
                 self._mark_stale(record, before)
 
     def _mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
-        plain = {self._layout.plain(record.checkpoint, entry.path): entry for entry in record.files}
+        plain = {self._layout.plain(record.below(entry.path)): entry for entry in record.files}
         for key, entry in plain.items():
             if entry.key != key:
                 self._journal.doubt(key, entry.sha256)
         moved = [(key, entry.key) for key, entry in plain.items() if entry.key != key]
         if base:
-            old = {self._layout.plain(base.checkpoint, entry.path) for entry in base.files}
+            old = {self._layout.plain(base.below(entry.path)) for entry in base.files}
             moved += [(key, "") for key in old - plain.keys()]
         self._journal.add_stale(record, moved)
 
@@ -333,7 +341,7 @@ class Publisher:
         path = key.removeprefix(self._layout.checkpoints)
         content = self._content(source)
         for seq, sha256 in self._journal.named_by(key):
-            kept = self._layout.version(seq, path, "")
+            kept = self._layout.version(seq, path)
             if sha256 != content and not self._exists(kept):
                 with suppress(NotFound):
                     self._store.copy(key, kept)

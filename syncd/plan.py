@@ -71,10 +71,10 @@ class Planner:
         seq: int,
         publication: str,
     ) -> Step:
-        plain = self._layout.plain(unit.path, path)
-        spare = self._layout.version(seq, unit.path, path, publication)
-        _check_key(plain, spare)
         full = unit.below(path)
+        plain = self._layout.plain(full)
+        spare = self._layout.version(seq, full, publication)
+        _check_key(plain, spare)
         sha256 = self._journal.digest(full, stat.text())
         if sha256 is None and self._journal.has_size(stat.size):
             sha256 = self._digest(self._root / full, stat)

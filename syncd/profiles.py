@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from syncd.records import link_stays_inside
+from syncd.records import link_stays_inside, member
 from syncd.scan import Folder, Stat
 
 
@@ -40,6 +40,27 @@ class Profile:
     blocked_by: str | None = None
     renamed: bool = False
 
+
+@dataclass(frozen=True)
+class Group:
+    """Several files that make one checkpoint though they share their folder with others.
+
+    head     the file that names the checkpoint (regular expression with named groups)
+    parts    names of the others, made of what the named groups found
+    """
+
+    name: str
+    head: str
+    parts: tuple[str, ...]
+
+
+GROUPS = (
+    Group(
+        "sb3",
+        r"(?P<run>.+)_(?P<step>\d+)_steps\.zip",
+        ("{run}_replay_buffer_{step}_steps.pkl", "{run}_vecnormalize_{step}_steps.pkl"),
+    ),
+)
 
 PROFILES = (
     Profile("trainer", r"gen-\d{6,}", contains=("state.json",), renamed=True),
@@ -94,6 +115,9 @@ class Unit:
     tracker: str | None = None
     """Path under the root of the profile's tracker, where it has one."""
 
+    beside: bool = False
+    """Whether its files lie in one folder with others; ``path`` is then one of them."""
+
     @property
     def lone(self) -> bool:
         """Whether it is a single file or link rather than a directory."""
@@ -140,7 +164,7 @@ class Unit:
 
     def below(self, path: str) -> str:
         """A member's path under the root."""
-        return f"{self.path}/{path}" if path else self.path
+        return member(self.path, path, self.beside)
 
 
 def _has(folder: Folder, pattern: str) -> bool:
@@ -186,6 +210,17 @@ def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
         tuple(sorted(unfinished)),
         parent.below(profile.tracker) if profile.tracker else None,
     )
+
+
+def _groups(folder: Folder) -> Iterator[Unit]:
+    """The checkpoints that are several files in a folder each."""
+    for group in GROUPS:
+        for name in folder.files:
+            head = re.fullmatch(group.head, name)
+            if head:
+                names = (name, *(part.format(**head.groupdict()) for part in group.parts))
+                files = tuple((n, folder.files[n]) for n in names if n in folder.files)
+                yield Unit(folder.below(name), Profile(group.name), files, beside=True)
 
 
 def _is_set(folder: Folder) -> bool:
@@ -253,8 +288,9 @@ def units(
 
 
 def _open(folder: Folder, parent: Folder | None) -> _Open:
-    may_be_set = parent is not None and bool(folder.files) and _is_set(folder)
-    return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set)
+    known = any(_groups(folder))
+    may_be_set = parent is not None and bool(folder.files) and not known and _is_set(folder)
+    return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
 
 def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:
@@ -275,14 +311,18 @@ def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:
 
 def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[Unit]:
     """The files and links of a folder that is no checkpoint itself, but for ``trackers``."""
+    elsewhere = set(trackers)
+    for unit in _groups(folder):
+        elsewhere |= {unit.below(name) for name, _ in unit.files}
+        yield unit
     for name, stat in folder.files.items():
         path = folder.below(name)
-        if path not in trackers:
+        if path not in elsewhere:
             small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
             yield Unit(path, COMPANION if small else LONE, (("", stat),))
     for name, target in folder.links.items():
         path = folder.below(name)
-        if path not in trackers and link_stays_inside(path, target):
+        if path not in elsewhere and link_stays_inside(path, target):
             yield Unit(path, COMPANION, (), (("", target),))
 
 

@@ -61,6 +61,16 @@ class CommitRecord:
     for the moment between two requests.
     """
 
+    beside: bool = False
+    """Whether the files lie in one folder with others, and are named relative to that folder.
+
+    ``checkpoint`` is then the path of the one that gives the checkpoint its name.
+    """
+
+    def below(self, path: str) -> str:
+        """A member's path under the root."""
+        return member(self.checkpoint, path, self.beside)
+
     @property
     def rank(self) -> tuple[int, bool, int, int]:
         """Sorts commits by the age of what they hold: the greatest is the recovery point."""
@@ -96,8 +106,22 @@ class CommitRecord:
         }
         if self.behind:
             document["behind"] = self.behind
+        if self.beside:
+            document["beside"] = True
         text = json.dumps(document, indent=1, ensure_ascii=False)
         return (text + "\n").encode()
+
+
+def member(checkpoint: str, path: str, beside: bool = False) -> str:
+    """The path under the root of a checkpoint's member: the one place that joins the two.
+
+    >>> member("run/gen-000015", "agents/best")
+    'run/gen-000015/agents/best'
+    >>> member("run/model_10_steps.zip", "model_replay_buffer_10_steps.pkl", beside=True)
+    'run/model_replay_buffer_10_steps.pkl'
+    """
+    folder = checkpoint.rpartition("/")[0] if beside else checkpoint
+    return "/".join(part for part in (folder, path) if part)
 
 
 def safe_path(path: str) -> bool:
@@ -130,6 +154,12 @@ def _whole(value: Any, what: str) -> int:
     return value
 
 
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise Corrupt(f"commit record: {what} is neither true nor false")
+    return value
+
+
 def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
     """A record from its JSON; Corrupt, with the reason, for anything that cannot be trusted."""
     try:
@@ -153,6 +183,7 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             files=files,
             links=links,
             behind=_whole(document.get("behind", 0), "behind"),
+            beside=_flag(document.get("beside", False), "beside"),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
@@ -200,7 +231,13 @@ def _check_paths(record: CommitRecord, seq: int) -> None:
     paths = [entry.path for entry in record.files] + [link.path for link in record.links]
     if not paths:
         raise Corrupt(f"commit {seq} names no file")
-    lone = paths == [""]
+    lone = paths == [""] and not record.beside
+    if record.beside and (
+        record.links
+        or any("/" in path for path in paths)
+        or record.checkpoint.rpartition("/")[2] not in paths
+    ):
+        raise Corrupt(f"commit {seq} is no set of files that lie beside each other")
     for path in paths:
         if not lone and not safe_path(path):
             raise Corrupt(f"commit {seq}: path {path!r} leaves the checkpoint")
@@ -249,18 +286,18 @@ class Layout:
         """Key of one commit record."""
         return f"{self.commits}{seq:020d}.json"
 
-    def plain(self, checkpoint: str, path: str) -> str:
-        """Key of a checkpoint's file under its own name."""
-        return self.checkpoints + (f"{checkpoint}/{path}" if path else checkpoint)
+    def plain(self, path: str) -> str:
+        """Key of a checkpoint's file, by its path under the root: its own name."""
+        return self.checkpoints + path
 
-    def version(self, seq: int, checkpoint: str, path: str, writer: str = "") -> str:
+    def version(self, seq: int, path: str, writer: str = "") -> str:
         """Key for content of commit ``seq`` that cannot lie at its plain key.
 
         A writer adds its id: two writers may prepare the same ``seq``, and the one that loses
         must not have touched the winner's objects.
         """
         folder = f"{seq:020d}-{writer}" if writer else f"{seq:020d}"
-        return f"{self.versions}{folder}/" + (f"{checkpoint}/{path}" if path else checkpoint)
+        return f"{self.versions}{folder}/{path}"
 
     def pruned(self, seq: int) -> str:
         """Key of a record whose objects are being deleted."""

@@ -114,9 +114,11 @@ class Restorer:
         Returns where that lies now which was in its place, if it was kept.
         """
         target = root / record.checkpoint
-        if replace is Replace.NO and os.path.lexists(target):
+        places = [target, *(root / record.below(entry.path) for entry in record.files)]
+        taken = next((place for place in places if os.path.lexists(place)), None)
+        if replace is Replace.NO and taken:
             raise Permanent(
-                f"{target} is there already",
+                f"{taken} is there already",
                 hint="restore with --force to replace it, or --to another directory",
             )
         _check_parents(root, record.checkpoint)
@@ -129,7 +131,8 @@ class Restorer:
             content = staging / "content"
             self._fetch_all(record, content)
             target.parent.mkdir(parents=True, exist_ok=True)
-            old = _put_in_place(content, target, staging / "replaced")
+            put = _put_beside if record.beside else _put_in_place
+            old = put(content, target, staging / "replaced")
             _point_tracker(record, root)
             if old and replace is Replace.KEEP:
                 folder = target.parent / REPLACED
@@ -174,8 +177,8 @@ class Restorer:
         """Bring one file, verified and durable; look in each place where its content can be."""
         name = entry.path or record.checkpoint
         reason = "the object is gone"
-        plain = self._layout.plain(record.checkpoint, entry.path)
-        kept = self._layout.version(record.seq, record.checkpoint, entry.path)
+        plain = self._layout.plain(record.below(entry.path))
+        kept = self._layout.version(record.seq, record.below(entry.path))
         for key in dict.fromkeys((entry.key, kept, plain)):
             try:
                 size, sha256 = self._download(key, path, entry.size)
@@ -216,8 +219,8 @@ class Restorer:
         list(self._workers.map(lambda entry: self._prove(record, entry), record.files))
 
     def _prove(self, record: CommitRecord, entry: FileEntry) -> None:
-        kept = self._layout.version(record.seq, record.checkpoint, entry.path)
-        plain = self._layout.plain(record.checkpoint, entry.path)
+        kept = self._layout.version(record.seq, record.below(entry.path))
+        plain = self._layout.plain(record.below(entry.path))
         for key in dict.fromkeys((entry.key, kept, plain)):
             digest, size = hashlib.sha256(), 0
             try:
@@ -307,6 +310,24 @@ def _put_in_place(content: Path, target: Path, replaced: Path) -> Path | None:
         content.rename(target)
     _sync(target.parent)
     return old
+
+
+def _put_beside(content: Path, target: Path, replaced: Path) -> Path | None:
+    """Files that lie in one folder with others: ``target``, which names them, comes last.
+
+    One that was there goes first. So whoever finds it finds all the others that belong to it.
+    """
+    names = sorted((path.name for path in content.iterdir()), key=target.name.__eq__)
+    replaced.mkdir()
+    for name in reversed(names):
+        if os.path.lexists(target.with_name(name)):
+            target.with_name(name).rename(replaced / name)
+    for name in names:
+        if name == target.name:
+            _sync(target.parent)
+        (content / name).rename(target.with_name(name))
+    _sync(target.parent)
+    return replaced if any(replaced.iterdir()) else None
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -115,8 +115,8 @@ class Retention:
         """Every object that exists for a commit: named, under its own name, or put aside."""
         keys = {entry.key for entry in record.files}
         for entry in record.files:
-            keys.add(self._layout.plain(record.checkpoint, entry.path))
-            keys.add(self._layout.version(record.seq, record.checkpoint, entry.path))
+            keys.add(self._layout.plain(record.below(entry.path)))
+            keys.add(self._layout.version(record.seq, record.below(entry.path)))
         return keys
 
     def _take_out(self, record: CommitRecord) -> None:
@@ -149,12 +149,15 @@ class Retention:
 _ASIDE = ".syncd-prune-"
 
 
-def _remove(path: Path, lone: bool) -> None:
+def _remove(root: Path, unit: Unit) -> None:
     """Delete a checkpoint so that nobody, the trainer least of all, ever sees half of one."""
+    path = root / unit.path
     for leftover in path.parent.glob(f"{_ASIDE}*"):  # of a daemon that was killed in here
         shutil.rmtree(leftover, ignore_errors=True)
-    if lone:
-        path.unlink(missing_ok=True)
+    if unit.lone or unit.beside:
+        path.unlink(missing_ok=True)  # of files beside each other first the one that names them
+        for member, _ in unit.files:
+            (root / unit.below(member)).unlink(missing_ok=True)
         return
     aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}")
     path.rename(aside)
@@ -183,7 +186,7 @@ def prune_local(
             if not is_safe(unit):
                 continue
             try:
-                _remove(root / unit.path, unit.lone)
+                _remove(root, unit)
             except OSError as error:
                 log.warning("%s stays on disk: %s", unit.path, error.strerror)
                 continue

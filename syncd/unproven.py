@@ -76,9 +76,12 @@ class UnprovenRestorer:
 
     @staticmethod
     def _place(unit: Unit, staging: Path, root: Path, result: Unproven) -> None:
-        target = root / unit.path
-        if os.path.lexists(target):
-            result.refused.append(f"{unit.path}: {target} is there already")
+        moves = [(staging / unit.path, root / unit.path)]
+        if unit.beside:
+            moves += [(staging / unit.below(p), root / unit.below(p)) for p, _ in unit.files]
+        taken = next((place for _, place in moves if os.path.lexists(place)), None)
+        if taken:
+            result.refused.append(f"{unit.path}: {taken} is there already")
             return
         for path, _ in unit.files:
             fault = check_file(staging / unit.below(path))
@@ -88,6 +91,7 @@ class UnprovenRestorer:
         if unit.profile.marker and unit.profile.marker not in dict(unit.files):
             result.refused.append(f"{unit.path}: its last file, {unit.profile.marker}, is missing")
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (staging / unit.path).rename(target)
+        moves[0][1].parent.mkdir(parents=True, exist_ok=True)
+        for source, place in reversed(dict(moves).items()):
+            source.rename(place)
         result.restored.append(unit.path)

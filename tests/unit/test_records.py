@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from syncd.errors import Corrupt
-from syncd.records import CommitRecord, Layout, parse_record
+from syncd.records import CommitRecord, Layout, member, parse_record
 
 GOLDEN = Path(__file__).parent / "golden" / "commit-1.json"
 
@@ -27,14 +27,54 @@ def test_golden_record_is_read_and_written_byte_for_byte() -> None:
 
 def test_layout_is_frozen() -> None:
     layout = Layout("eigen2")
-    assert layout.plain("run/gen-1", "a/b") == "eigen2/checkpoints/run/gen-1/a/b"
-    assert layout.plain("last.pt", "") == "eigen2/checkpoints/last.pt"
+    assert layout.plain("run/gen-1/a/b") == "eigen2/checkpoints/run/gen-1/a/b"
     assert layout.commit(12) == "eigen2/.syncd/commits/00000000000000000012.json"
     assert layout.seq_of("eigen2/.syncd/commits/00000000000000000012.json") == 12
     assert layout.seq_of("eigen2/.syncd/commits/12.json") is None
-    assert layout.version(3, "c", "p") == "eigen2/.syncd/versions/00000000000000000003/c/p"
-    assert layout.version(3, "c", "p", "w.1").endswith("/00000000000000000003-w.1/c/p")
+    assert layout.version(3, "c/p") == "eigen2/.syncd/versions/00000000000000000003/c/p"
+    assert layout.version(3, "c/p", "w.1").endswith("/00000000000000000003-w.1/c/p")
     assert layout.pruned(3) == "eigen2/.syncd/pruning/00000000000000000003.json"
+
+
+def test_path_of_a_member_is_joined_in_one_way() -> None:
+    assert member("run/gen-1", "a/b") == "run/gen-1/a/b"
+    assert member("run/last.pt", "") == "run/last.pt"
+    assert member("run/m_1_steps.zip", "m_1_steps.zip", beside=True) == "run/m_1_steps.zip"
+    assert member("m_1_steps.zip", "m_replay.pkl", beside=True) == "m_replay.pkl"
+
+
+def test_golden_record_of_files_beside_each_other() -> None:
+    data = (GOLDEN.parent / "commit-1-beside.json").read_bytes()
+    record = parse_record(data, 8, "eigen2")
+    assert [record.below(entry.path) for entry in record.files] == [
+        "run/model_1000_steps.zip",
+        "run/model_replay_buffer_1000_steps.pkl",
+    ]
+    assert record.to_json() == data
+
+
+def beside(change: Callable[[dict[str, Any]], None]) -> bytes:
+    document = json.loads((GOLDEN.parent / "commit-1-beside.json").read_bytes())
+    change(document)
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["files"][1].update(path="../model_replay_buffer_1000_steps.pkl"),
+        lambda d: d["files"][1].update(path="deeper/model_replay_buffer_1000_steps.pkl"),
+        lambda d: d["files"][1].update(path=""),
+        lambda d: d.update(files=d["files"][1:]),
+        lambda d: d.update(links=[{"path": "best", "target": "model_1000_steps.zip"}]),
+        lambda d: d.update(beside="yes"),
+    ],
+)
+def test_tampered_record_of_files_beside_each_other_is_refused(
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    with pytest.raises(Corrupt):
+        parse_record(beside(change), 8, "eigen2")
 
 
 def tampered(change: Callable[[dict[str, Any]], None]) -> bytes:
