@@ -45,11 +45,13 @@ class Profile:
 class Group:
     """Several files that make one checkpoint though they share their folder with others.
 
-    head     the file that names the checkpoint (regular expression with named groups)
+    ends     how the name of the file ends that names the checkpoint
+    head     that whole name (regular expression with named groups)
     parts    names of the others, made of what the named groups found
     """
 
     name: str
+    ends: str
     head: str
     parts: tuple[str, ...]
 
@@ -57,6 +59,7 @@ class Group:
 GROUPS = (
     Group(
         "sb3",
+        "_steps.zip",
         r"(?P<run>.+)_(?P<step>\d+)_steps\.zip",
         ("{run}_replay_buffer_{step}_steps.pkl", "{run}_vecnormalize_{step}_steps.pkl"),
     ),
@@ -216,7 +219,7 @@ def _groups(folder: Folder) -> Iterator[Unit]:
     """The checkpoints that are several files in a folder each."""
     for group in GROUPS:
         for name in folder.files:
-            head = re.fullmatch(group.head, name)
+            head = re.fullmatch(group.head, name) if name.endswith(group.ends) else None
             if head:
                 names = (name, *(part.format(**head.groupdict()) for part in group.parts))
                 files = tuple((n, folder.files[n]) for n in names if n in folder.files)
