@@ -22,10 +22,11 @@ from syncd.clock import SystemClock
 from syncd.config import Environment, Settings, load_settings
 from syncd.engine import open_resilient
 from syncd.errors import SettingsError, SyncdError
+from syncd.pace import RateLimit
 from syncd.records import safe_path
 from syncd.scan import Stat, files_below
 from syncd.stores.base import ObjectStore
-from syncd.transfer import RateLimit, Transfer
+from syncd.transfer import Transfer
 
 log = logging.getLogger(__name__)
 

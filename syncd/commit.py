@@ -11,14 +11,14 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable
-from concurrent.futures import wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Changed, Conflict, Corrupt, Fenced, NotFound, Permanent
+from syncd.errors import Changed, Conflict, Corrupt, Fenced, GaveWay, NotFound, Permanent
 from syncd.journal import Journal, Sent
 from syncd.plan import Planner, Step
 from syncd.profiles import COMPANION, Unit
@@ -32,10 +32,14 @@ from syncd.records import (
 )
 from syncd.retention import series
 from syncd.scan import Stat
+from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectStore
 from syncd.transfer import Transfer, digest_file
 
 log = logging.getLogger(__name__)
+
+_ASK_AGAIN = 0.25
+"""Seconds between two looks whether something more urgent waits."""
 
 
 class Publisher:
@@ -137,10 +141,19 @@ class Publisher:
         moment = datetime.datetime.fromtimestamp(self._clock.now(), datetime.timezone.utc)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def publish(self, unit: Unit, profile: str, behind: int = 0) -> CommitRecord | None:
+    def publish(
+        self,
+        unit: Unit,
+        profile: str,
+        behind: int = 0,
+        give_way: Callable[[], bool] = lambda: False,
+        taken: Snapshot | None = None,
+    ) -> CommitRecord | None:
         """Commit this revision of a checkpoint; None if its content is committed already.
 
         ``behind`` is the number of a commit of something that was written later, if any.
+        ``give_way`` is asked now and then, in this thread; when it says so, GaveWay is raised
+        once what is under way has stopped. Members that are ``taken`` are read from there.
 
         Changed if it changed meanwhile: nothing was committed, and what was sent is found again
         by the next attempt.
@@ -150,14 +163,17 @@ class Publisher:
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._journal.head() + 1
         publication = f"{self._writer}.{next(self._attempts)}"
-        steps = list(self._planner.plan(unit, base, seq, publication))
+        steps = list(self._planner.plan(unit, base, seq, publication, taken))
         jobs = [self._transfer.files.submit(self._carry_out, unit, step) for step in steps]
         try:
+            self._await(jobs, give_way)
             entries = tuple(job.result() for job in jobs)
         finally:
             for job in jobs:
                 job.cancel()
+            self._transfer.halt.set()  # one has failed, or all is done: nobody needs the others
             wait(jobs)
+            self._transfer.halt.clear()
         links = tuple(
             LinkEntry(path, target)
             for path, target in unit.links
@@ -167,7 +183,8 @@ class Publisher:
             raise Permanent(
                 "its links lead out of the checkpoint", hint="nothing of it could be restored"
             )
-        self._check_unchanged(unit)
+        if taken is None:  # else all was as it is in the snapshot at the moment it was taken
+            self._check_unchanged(unit)
         self._journal.add_digests(
             (unit.below(step.path), step.stat.text(), entry.sha256)
             for step, entry in zip(steps, entries, strict=True)
@@ -193,12 +210,31 @@ class Publisher:
         self.refresh()
         return record
 
+    @staticmethod
+    def _await(jobs: list[Future[FileEntry]], give_way: Callable[[], bool]) -> None:
+        """Wait until all are done or one has failed; GaveWay if something more urgent comes."""
+        waiting = set(jobs)
+        while waiting:
+            done, waiting = wait(waiting, _ASK_AGAIN, FIRST_EXCEPTION)
+            if any(job.exception() for job in done):
+                return
+            if waiting and give_way():
+                raise GaveWay("something more urgent waits")
+
     def _look_at_log(self) -> None:
         """One request: has another writer committed, has somebody pruned, is the log there?"""
         numbers, known = set(self.log.numbers()), self._journal.known_commits()
         if max(numbers, default=0) > self._journal.head():
             raise _fenced(max(numbers))
         self._forget_vanished(known - numbers)
+
+    def left(self, unit: Unit) -> int:
+        """Bytes of a checkpoint that have to travel, as far as is known."""
+        return self._planner.left(unit)
+
+    def rate(self) -> float | None:
+        """Bytes per second that the link has been taking; None until that is known."""
+        return self._transfer.pace.rate()
 
     def began(self, seq: int) -> float:
         """When this life began to publish a commit, on the monotonic clock; never: infinity."""
@@ -266,7 +302,7 @@ class Publisher:
             if key == step.plain and not step.plain_free:
                 continue
             try:
-                sha256, info = self._transfer.send(self._root / full, key, step.stat, condition)
+                sha256, info = self._transfer.send(step.source, key, step.seen, condition)
             except Permanent:
                 # left there by a life that was cut short, or by another writer; or no possible
                 # name beside what is there (a directory store cannot hold both 'p' and 'p/q')

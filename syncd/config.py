@@ -52,6 +52,7 @@ class Settings:
     settle: float = 2.0
     log_interval: float = 30.0
     bwlimit: int | None = None
+    snapshot_limit: int | None = None
     concurrency: int = 4
     shutdown_grace: float = 60.0
     keep_last: int | None = None
@@ -87,6 +88,10 @@ def _address(text: str) -> tuple[str, int] | None:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is neither host:port nor 'off'")
     return host.strip("[]"), int(port)
+
+
+def _bytes_or_off(text: str) -> int:
+    return 0 if text.lower() == "off" else parse_bytes(text)
 
 
 def _globs(text: str) -> tuple[str, ...]:
@@ -136,6 +141,7 @@ class _Schema(Schema):
     SYNCD_SETTLE = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
     SYNCD_LOG_INTERVAL = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
     SYNCD_BWLIMIT = _field(parse_bytes)
+    SYNCD_SNAPSHOT_LIMIT = _field(_bytes_or_off)
     SYNCD_CONCURRENCY = _field(_concurrency)
     SYNCD_SHUTDOWN_GRACE = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
     SYNCD_KEEP_LAST = fields.Integer(validate=_COUNT, error_messages=_WHOLE)

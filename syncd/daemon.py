@@ -190,6 +190,7 @@ class Daemon:
             self._abort,
             self._limit,
             self._writer,
+            lambda: self._deadline,
         )
         return self._engine
 

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.formats import check_file, check_json
+from syncd.formats import check_file, check_json, proves_its_end
 from syncd.profiles import Unit, digest_of
 
 _NO_LEASE_QUIET = 0.5
 """Seconds of quiet for a marked checkpoint where no lease can tell that writers are gone."""
+
+_PROVEN_QUIET = 0.1
+"""Seconds of quiet for a lone file that is closed and whole by its own format."""
 
 _STALE_MARKER = 5
 """How many times SYNCD_SETTLE completes a checkpoint whose marker is older than a member."""
@@ -117,9 +120,23 @@ class Detector:
             marked = self._tracked(unit)
             label += "" if marked else ", marker absent"
         quiet = self._clock.monotonic() - seen.since
+        if unit.lone and quiet < settle and self._proven(unit, seen):
+            settle = min(settle, _PROVEN_QUIET)
         if not marked and quiet < settle:
             return Verdict(False, reason="changed just now", again=settle - quiet)
         return self._judge_members(unit, seen, label, quiet)
+
+    def _proven(self, unit: Unit, seen: _Seen) -> bool:
+        """Whether a lone file's format shows its end, and a lease that its writer has closed it.
+
+        Of a file that is overwritten again and again, no revision ever stays quiet for long.
+        """
+        path = self._root / unit.path
+        if self._writer(path) is not False or not proves_its_end(path):
+            return False
+        if not seen.checked:
+            seen.faults, seen.checked = self._fault(unit, seen), True
+        return not seen.faults
 
     def _judge_members(self, unit: Unit, seen: _Seen, label: str, quiet: float) -> Verdict:
         writers = [self._writer(self._root / unit.below(path)) for path, _ in unit.files]

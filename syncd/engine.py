@@ -17,19 +17,22 @@ from syncd.errors import NeedsOperator, StoreError, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.logs import LogShipper
-from syncd.pipeline import Look, Pipeline
+from syncd.pace import RateLimit
+from syncd.pipeline import Ends, Look, Pipeline
 from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
+from syncd.snapshot import Snapshots
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
 from syncd.stores.resilient import Circuit, Resilient
-from syncd.transfer import RateLimit, Transfer
+from syncd.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
+SNAPSHOTS = "snapshots"
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
@@ -110,8 +113,12 @@ class Engine:
         abort: threading.Event,
         deadline: Callable[[], float | None] = lambda: None,
         writer: str = "",
+        ends: Ends = lambda: None,
     ) -> None:
+        """``deadline`` ends retries, ``ends`` says when a process that is stopping must be gone."""
         self.settings = settings
+        self._ends = ends
+        self._halt = threading.Event()
         self.journal = journal
         self.health = health
         self.clock = clock
@@ -119,8 +126,18 @@ class Engine:
         self._deadline = deadline
         self._writer = writer or new_writer()
         self.layout = Layout(settings.cloud_prefix)
+        folder = settings.state_dir / SNAPSHOTS
+        snapshots = Snapshots(folder, settings.checkpoint_dir, settings.snapshot_limit)
+        snapshots.clear()
         self.pipeline = Pipeline(
-            settings.checkpoint_dir, journal, health, clock, settings.settle, settings.exclude
+            settings.checkpoint_dir,
+            journal,
+            health,
+            clock,
+            settings.settle,
+            settings.exclude,
+            settings.keep_last,
+            snapshots,
         )
         self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
         self.limit = RateLimit(settings.bwlimit, clock, abort)
@@ -131,10 +148,10 @@ class Engine:
     def connect(self, settings: Settings) -> None:
         """Open the store and join the commit log; the errors of the store are raised."""
         self.disconnect()
-        store = open_resilient(settings, self.clock, self._abort, self._deadline, self._on_circuit)
+        store = open_resilient(settings, self.clock, self._abort, self._limit, self._on_circuit)
         self.store = store
         self.health.store = store.name
-        transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent)
+        transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent, self._halt)
         self.transfer = transfer
         publisher = Publisher(
             settings.checkpoint_dir,
@@ -152,6 +169,10 @@ class Engine:
             self.health.recovered(point)
         publisher.refresh()
         self.publisher = publisher
+
+    def _limit(self) -> float | None:
+        """When retries end: at once for what has to give way to something more urgent."""
+        return 0.0 if self._halt.is_set() else self._deadline()
 
     def _on_circuit(self, circuit: Circuit) -> None:
         """An outage is news when it begins and when it ends; in between it is only counted."""
@@ -177,7 +198,8 @@ class Engine:
         committed = False
         while self.publisher and look.pending and not give_up():
             self.health.begin(look.pending_bytes)
-            committed |= self.pipeline.commit_next(look, self.publisher) is not None
+            record = self.pipeline.commit_next(look, self.publisher, self._ends)
+            committed |= record is not None
             if look.pending and self.clock.monotonic() - began > 1.0:
                 look = self.pipeline.look()
                 began = self.clock.monotonic()
@@ -186,7 +208,11 @@ class Engine:
         return look
 
     def flush(self, give_up: Callable[[], bool]) -> FlushReport:
-        """Commit all that is complete or becomes so by quiet alone, then send the logs."""
+        """Commit all that is complete or becomes so by quiet alone, and send the logs.
+
+        Where time is short: first what can still be committed, newest first, then the logs, then
+        the rest, of which at least the parts that are sent need not be sent again.
+        """
         before = self.health.snapshot()["commits"]
         failed: dict[str, str] = {}
         shipped = 0
@@ -195,10 +221,10 @@ class Engine:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
             self.health.begin(look.pending_bytes)
-            self.pipeline.flush(self.publisher, give_up)
+            self.pipeline.flush(self.publisher, give_up, ends=self._ends, only_in_time=True)
             shipped = self.logs.ship(self.transfer, give_up)
             patience = _SETTLES * self.settings.settle + 1.0
-            look = self.pipeline.flush(self.publisher, give_up, patience)
+            look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
         except StoreError as error:
             look = self.pipeline.look()
             failed["the store"] = error.explain()

@@ -3,6 +3,7 @@
     SyncdError
     ├── SettingsError        every fault of the settings, all at once (exit 2)
     ├── Changed              a member changed while it was read: this revision is dropped
+    ├── GaveWay              stopped for something more urgent: it goes on later
     └── StoreError           raised at the edge, by the file of the store that met it
         ├── Transient        goes away by itself: retried for as long as it takes
         ├── NeedsOperator    a person must act: health goes red with the reason, retried slowly
@@ -43,6 +44,10 @@ class SettingsError(SyncdError):
 
 class Changed(SyncdError):
     """A member of a checkpoint changed while it was read; its revision must not be committed."""
+
+
+class GaveWay(SyncdError):
+    """A publication was stopped because something more urgent waits; what was sent is kept."""
 
 
 class StoreError(SyncdError):

@@ -121,6 +121,16 @@ def _check_for(path: Path, magic: bytes) -> _Check | None:
     return _BY_SUFFIX.get(path.suffix.lower())
 
 
+def proves_its_end(path: Path) -> bool:
+    """Whether the format of a file says where it ends, so that a cut one cannot pass for whole."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(8)
+    except OSError:
+        return False
+    return _check_for(path, magic) in (check_zip, check_safetensors)
+
+
 def check_file(path: Path) -> str | None:
     """What is wrong with one file, or None; raises OSError if it cannot be read."""
     with path.open("rb") as file:

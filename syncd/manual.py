@@ -31,10 +31,11 @@ from syncd.daemon import AlreadyRunning, as_document, lock_state
 from syncd.engine import Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
 from syncd.health import Health
+from syncd.pace import RateLimit
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.retention import Retention
-from syncd.transfer import RateLimit, Transfer
+from syncd.transfer import Transfer
 
 _OK, _NOT_SAFE, _NOT_INTACT, _NO_DAEMON = 0, 1, 3, 4
 _TICK = 0.1

@@ -10,17 +10,19 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
-from syncd.errors import Changed, Corrupt, Permanent, SyncdError
+from syncd.errors import Changed, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.health import Health, Waiting
-from syncd.journal import Journal, Root
-from syncd.profiles import COMPANION, Unit, units
+from syncd.journal import Journal
+from syncd.order import Seniority, next_index, superseded
+from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
-from syncd.scan import Scanner
+from syncd.scan import Scanner, Stat
+from syncd.snapshot import NoRoom, Snapshot, Snapshots
 
 log = logging.getLogger(__name__)
 
-_SMALL = 32 * 1024 * 1024
-"""Bytes of a backlog that is gone so quickly that the oldest may go first."""
+Ends = Callable[[], "float | None"]
+"""When all must be over, on the monotonic clock; None while no end is in sight."""
 
 _POSTPONE = 30.0
 """Seconds after which a checkpoint that failed by itself is tried again."""
@@ -34,9 +36,8 @@ _NOT_UTF8 = Permanent(
     hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
 )
 
-_BROUGHT = 60 * 10**9
-"""Nanoseconds between modification and change that tell a file that was copied here, its time of
-modification kept, from one that was written here."""
+_STALLED = 5.0
+"""Seconds without a byte taken by the store after which what is newer may go first."""
 
 _SCAN_SHARE = 100
 """A scan that takes t seconds is repeated after at least 100 t: at most 1 % of a core."""
@@ -81,7 +82,10 @@ class Pipeline:
         clock: Clock,
         settle: float,
         exclude: tuple[str, ...] = (),
+        keep_last: int | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
+        """``keep_last`` is what retention keeps in the store: nothing more is sent."""
         self._root = root
         self._journal = journal
         self._health = health
@@ -91,7 +95,10 @@ class Pipeline:
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
         self._unreadable_before: set[str] = set()
-        self._at_start: dict[str, str] | None = None
+        self._seniority = Seniority(journal, self._detector)
+        self._keep_last = keep_last
+        self._snapshots = snapshots
+        self._restless: set[str] = set()
 
     def look(self) -> Look:
         """Scan the root and judge what is not committed; no request is made."""
@@ -102,8 +109,8 @@ class Pipeline:
         found = list(units(tree)) if tree else []
         unreadable = self._unreadable(scanner.unreadable)
         self._detector.forget_missing({unit.path for unit in found})
-        if self._at_start is None:
-            self._at_start = {unit.path: unit.signature for unit in found}
+        if self._seniority.at_start is None:
+            self._seniority.at_start = {unit.path: unit.signature for unit in found}
         for unit in sorted(found, key=lambda unit: unit.written):
             hidden = any(_within(path, unit.path) for path in unreadable)
             if not unit.nameable:
@@ -136,9 +143,20 @@ class Pipeline:
         gone = (self._given_up.keys() | self._postponed.keys()) - {unit.path for unit in found}
         for path in gone:
             self._forgive(path)
+        self._restless &= {unit.path for unit in found}
+        self._coalesce(look)
         look.cost = self._clock.monotonic() - began
         self._report(look)
         return look
+
+    def _coalesce(self, look: Look) -> None:
+        """A checkpoint that was superseded while it waited is not sent only to be deleted."""
+        gone = superseded([unit for unit, _ in look.pending], self._keep_last)
+        for unit, _ in look.pending if gone else ():
+            if unit.path in gone:
+                words = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"
+                look.incomplete.append(Waiting(unit.path, unit.size, words))
+        look.pending = [(unit, profile) for unit, profile in look.pending if unit.path not in gone]
 
     def _unreadable(self, bad: dict[str, str]) -> list[str]:
         """Folders that cannot be looked into; each is a reason for red, by itself too."""
@@ -153,64 +171,99 @@ class Pipeline:
         pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
         self._health.waiting(pending[::-1], look.incomplete)
 
-    def commit_next(self, look: Look, publisher: Publisher) -> CommitRecord | None:
+    def choose(self, look: Look, publisher: Publisher, ends: Ends) -> tuple[int, bool]:
+        """Which of the pending checkpoints goes next, and whether that is likely to be in time."""
+        pending = [unit for unit, _ in look.pending]
+        return next_index(pending, self._seconds(ends), publisher.rate(), publisher.left)
+
+    def _seconds(self, ends: Ends) -> float | None:
+        end = ends()
+        return None if end is None else max(0.0, end - self._clock.monotonic())
+
+    def commit_next(
+        self, look: Look, publisher: Publisher, ends: Ends = lambda: None
+    ) -> CommitRecord | None:
         """Commit one of the pending checkpoints and take it off the list.
 
         The newest goes first, since it is what the user would lose; older ones that follow say
-        that they are behind it. A backlog that is small goes oldest first.
+        that they are behind it. ``ends`` tells when all must be over, on the monotonic clock:
+        then what can still be committed goes first.
         """
-        small = look.pending_bytes <= _SMALL
-        unit, profile = look.pending.pop(0 if small else -1)
+        unit, profile = look.pending.pop(self.choose(look, publisher, ends)[0])
         record: CommitRecord | None = None
+        taken: Snapshot | None = None
         try:
-            record = publisher.publish(unit, profile, self._behind(unit, publisher))
+            behind = self._seniority.behind(unit, publisher)
+            taken = self._snapshot(unit)
+            asked = self._asking(unit, behind, publisher, ends)
+            record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
             log.info("%s: %s; looking again", unit.path, change.message)
+            self._restless.add(unit.path)
+        except GaveWay as reason:
+            log.info("%s waits: %s", unit.path, reason.message)
+            look.pending[:] = self.look().pending
         except Permanent as error:
             self._give_up(unit, error)
         except (Corrupt, OSError) as error:
             self._postpone(unit, error)
         else:
             self._forgive(unit.path)
+            if taken is None:
+                self._restless.discard(unit.path)
+        finally:
+            if taken:
+                taken.drop()
         if record:
             self._tell(record, unit.companion)
         self._report(look)
         return record
 
-    def _behind(self, unit: Unit, publisher: Publisher) -> int:
-        """Number of the oldest commit of something written after this checkpoint; 0 for none."""
-        behind = 0
-        if not unit.companion:
-            for root in self._journal.roots(COMPANION.name):
-                if not self._later(root, unit, publisher):
-                    break
-                behind = root.seq
-        return behind
+    def _snapshot(self, unit: Unit) -> Snapshot | None:
+        """A copy of a checkpoint that changed while it was sent the last time."""
+        if unit.path not in self._restless or self._snapshots is None:
+            return None
 
-    def _later(self, root: Root, unit: Unit, publisher: Publisher) -> bool:
-        """Whether what a commit holds was written after ``unit``.
+        def is_known(path: str, stat: Stat) -> bool:
+            return self._journal.digest(unit.below(path), stat.text()) is not None
 
-        Only times of one clock are compared: those of files that one machine has written, or
-        the changes that this machine's kernel noted, of a file that a restore has brought here.
-        A clock that was set back does not make a new checkpoint an old one.
+        try:
+            taken = self._snapshots.take(unit, is_known)
+        except (NoRoom, OSError) as error:
+            log.warning("%s is sent without a snapshot: %s", unit.path, error)
+            return None
+        log.info("%s changes faster than it can be sent: a snapshot of it is sent", unit.path)
+        return taken
+
+    def _asking(
+        self, unit: Unit, behind: int, publisher: Publisher, ends: Ends
+    ) -> Callable[[], bool]:
+        """A question to be asked while ``unit`` is sent: does something more urgent wait?
+
+        A newer checkpoint is more urgent than one of a backlog, and than one of which the store
+        takes nothing. It does not push away one that was the newest when its transfer began:
+        else none would ever arrive where each takes longer than the time between two saves.
         """
-        modified, changed, _ = unit.written
-        fresh = changed - modified < _BROUGHT
-        if root.writer not in publisher.lives:
-            if root.changed is None:
-                return self._is_leftover(unit, publisher) and root.written > modified
-            if fresh:
-                return root.changed > changed
-        elif fresh and publisher.began(root.seq) < self._detector.since(unit):
-            return False
-        return root.written > modified
+        began = checked = self._clock.monotonic()
+        cost = 0.0
 
-    def _is_leftover(self, unit: Unit, publisher: Publisher) -> bool:
-        """Whether a checkpoint lay here before this daemon took over from another machine.
+        def more_urgent() -> bool:
+            nonlocal checked, cost
+            now = self._clock.monotonic()
+            if now - checked < max(1.0, cost * _SCAN_SHARE):
+                return False
+            checked = now
+            look = self.look()
+            cost = look.cost
+            pending = [other for other, _ in look.pending]
+            if not pending:
+                return False
+            if ends() is not None:
+                return pending[self.choose(look, publisher, ends)[0]].path != unit.path
+            stalled = max(began, self._health.last_progress()) < now - _STALLED
+            return (behind > 0 or stalled) and pending[-1].written > unit.written
 
-        It is committed, but must not pass for newer than what that machine has done since.
-        """
-        return publisher.took_over and (self._at_start or {}).get(unit.path) == unit.signature
+        return more_urgent
 
     def _tell(self, record: CommitRecord, companion: bool) -> None:
         if not companion:
@@ -254,18 +307,26 @@ class Pipeline:
         return {**failed, **{path: reason for path, (_, reason) in self._given_up.items()}}
 
     def flush(
-        self, publisher: Publisher, give_up: Callable[[], bool], patience: float = 0.0
+        self,
+        publisher: Publisher,
+        give_up: Callable[[], bool],
+        patience: float = 0.0,
+        ends: Ends = lambda: None,
+        only_in_time: bool = False,
     ) -> Look:
         """Commit everything complete; newest first.
 
         What may become complete by quiet alone is waited for, ``patience`` seconds at most: a
-        file that is always being written must not hold up a flush for ever.
+        file that is always being written must not hold up a flush for ever. ``only_in_time``
+        leaves what is not likely to be committed before the time ``ends`` says.
         """
         until = self._clock.monotonic() + patience
         look = self.look()
         while not give_up():
             if look.pending:
-                self.commit_next(look, publisher)
+                if only_in_time and not self.choose(look, publisher, ends)[1]:
+                    break
+                self.commit_next(look, publisher, ends)
                 if look.pending:
                     continue
             elif not self._pause(look.again, until, give_up):

@@ -15,6 +15,7 @@ from syncd.journal import Journal, Sent
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.scan import Stat
+from syncd.snapshot import Snapshot
 
 _KEY_LIMIT = 1024
 """Bytes of the longest key that all of the stores take."""
@@ -26,14 +27,16 @@ class Step:
 
     Exactly one of these says how: ``keep`` (the entry of the last commit), ``adopt`` (sent
     earlier, not committed yet), ``copy_from`` (a key with the same content), or none: send it.
-    ``key`` is None where the plain key is taken and ``spare`` has to be used.
+    ``source`` is the file to read, and ``seen`` its stat: those of a snapshot, where one was taken.
     """
 
     path: str
     stat: Stat
     plain: str
     spare: str
-    plain_free: bool
+    source: Path
+    seen: Stat
+    plain_free: bool = False
     keep: FileEntry | None = None
     adopt: Sent | None = None
     copy_from: str | None = None
@@ -52,40 +55,51 @@ class Planner:
         self._digest = digest
 
     def plan(
-        self, unit: Unit, base: CommitRecord | None, seq: int, publication: str
+        self,
+        unit: Unit,
+        base: CommitRecord | None,
+        seq: int,
+        publication: str,
+        taken: Snapshot | None = None,
     ) -> Iterator[Step]:
         """The steps that make commit ``seq`` of ``unit`` on top of ``base``.
 
-        ``publication`` names this attempt, so that no two of them share a spare key.
+        ``publication`` names this attempt, so that no two of them share a spare key. What is
+        ``taken`` is read from there.
         """
         before = {entry.path: entry for entry in base.files} if base else {}
         for path, stat in unit.files:
-            yield self._step(unit, path, stat, before.get(path), seq, publication)
+            step = self._step(unit, path, stat, seq, publication)
+            copy = taken.locate(path) if taken else None
+            step = replace(step, source=copy[0], seen=copy[1]) if copy else step
+            yield self._shorten(step, unit, before.get(path))
 
-    def _step(
-        self,
-        unit: Unit,
-        path: str,
-        stat: Stat,
-        before: FileEntry | None,
-        seq: int,
-        publication: str,
-    ) -> Step:
+    def left(self, unit: Unit) -> int:
+        """Bytes of a checkpoint that have to travel, as far as the journal tells."""
+        left = 0
+        for path, stat in unit.files:
+            full = unit.below(path)
+            sha256 = self._journal.digest(full, stat.text())
+            there = sha256 is not None and self._journal.object_with(stat.size, sha256)
+            if not there and not self._journal.find_sent(full, stat.text()):
+                left += stat.size
+        return left
+
+    def _step(self, unit: Unit, path: str, stat: Stat, seq: int, publication: str) -> Step:
         full = unit.below(path)
         plain = self._layout.plain(full)
         spare = self._layout.version(seq, full, publication)
         _check_key(plain, spare)
+        return Step(path, stat, plain, spare, self._root / full, stat)
+
+    def _shorten(self, step: Step, unit: Unit, before: FileEntry | None) -> Step:
+        """The same step, the cheapest way."""
+        full, stat = unit.below(step.path), step.stat
         sha256 = self._journal.digest(full, stat.text())
         if sha256 is None and self._journal.has_size(stat.size):
-            sha256 = self._digest(self._root / full, stat)
-        step = Step(
-            path,
-            stat,
-            plain,
-            spare,
-            plain_free=before is None and not self._journal.named_by(plain),
-            sha256=sha256,
-        )
+            sha256 = self._digest(step.source, step.seen)
+        free = before is None and not self._journal.named_by(step.plain)
+        step = replace(step, plain_free=free, sha256=sha256)
         if sha256 is not None:
             if before and (before.size, before.sha256) == (stat.size, sha256):
                 return replace(step, keep=before)

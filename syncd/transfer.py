@@ -13,35 +13,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from syncd.clock import Clock
-from syncd.errors import Changed, Permanent
+from syncd.errors import Changed, GaveWay, Permanent
+from syncd.pace import Pace, RateLimit
 from syncd.scan import Stat
 from syncd.stores.base import Buffer, Condition, ObjectInfo, ObjectStore
 
 MIB = 1024 * 1024
 SINGLE_PUT = 8 * MIB
 """Files up to this size go in one request."""
-
-
-class RateLimit:
-    """A token bucket of bytes per second, shared by all transfers; None: no limit."""
-
-    def __init__(self, rate: int | None, clock: Clock, stop: threading.Event) -> None:
-        self.rate = rate
-        self._clock = clock
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def take(self, count: int) -> None:
-        """Wait until ``count`` bytes may go."""
-        if not self.rate:
-            return
-        with self._lock:
-            now = self._clock.monotonic()
-            start = max(now, self._free_at)
-            self._free_at = start + count / self.rate
-        self._clock.wait(self._stop, start - now)
 
 
 class Transfer:
@@ -53,10 +32,16 @@ class Transfer:
         concurrency: int,
         limit: RateLimit,
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
+        halt: threading.Event | None = None,
     ) -> None:
-        """``on_bytes(key, count)`` hears of every body that the store has taken."""
+        """``on_bytes(key, count)`` hears of every body that the store has taken.
+
+        While ``halt`` is set, what is under way stops at its next part, with GaveWay; logs go on.
+        """
         self.store = store
+        self.halt = halt or threading.Event()
         self._limit = limit
+        self.pace = Pace(limit)
         self._on_bytes = on_bytes
         self.files = ThreadPoolExecutor(concurrency, thread_name_prefix="file")
         self._parts = ThreadPoolExecutor(concurrency, thread_name_prefix="part")
@@ -86,14 +71,20 @@ class Transfer:
                 data = file.read_exactly(seen.size)
                 sha256 = hashlib.sha256(data).hexdigest()
                 file.check()
-                self._limit.take(len(data))
-                info = self.store.put(key, data, condition)
+                self._limit.take(len(data), None if growing else self.halt)
+                with self.pace.sending(len(data)):
+                    info = self.store.put(key, data, condition)
                 self._on_bytes(key, len(data))
                 return sha256, info
-            return self._send_parts(file, key, seen.size, condition)
+            return self._send_parts(file, key, seen.size, condition, None if growing else self.halt)
 
     def _send_parts(
-        self, file: _Reader, key: str, size: int, condition: Condition
+        self,
+        file: _Reader,
+        key: str,
+        size: int,
+        condition: Condition,
+        halt: threading.Event | None,
     ) -> tuple[str, ObjectInfo]:
         digest = hashlib.sha256()
         upload = self.store.start_upload(key, size)
@@ -101,8 +92,9 @@ class Transfer:
         try:
             for number, data in enumerate(self._read_parts(file, size), start=1):
                 digest.update(data)
+                file.check()  # a revision that is gone is not worth another part
                 self._window.acquire()
-                job = self._parts.submit(self._send_part, upload.send, key, number, data)
+                job = self._parts.submit(self._send_part, upload.send, key, number, data, halt)
                 job.add_done_callback(lambda _job: self._window.release())
                 flying.append(job)
                 if not self.store.capabilities.parallel_parts:
@@ -121,10 +113,18 @@ class Transfer:
             raise
 
     def _send_part(
-        self, send: Callable[[int, Buffer], None], key: str, number: int, data: bytes
+        self,
+        send: Callable[[int, Buffer], None],
+        key: str,
+        number: int,
+        data: bytes,
+        halt: threading.Event | None,
     ) -> None:
-        self._limit.take(len(data))
-        send(number, data)
+        self._limit.take(len(data), halt)
+        if halt and halt.is_set():
+            raise GaveWay(f"{key} was stopped before part {number}")
+        with self.pace.sending(len(data)):
+            send(number, data)
         self._on_bytes(key, len(data))
 
     def part_size(self, size: int) -> int:

@@ -14,12 +14,14 @@ from syncd.clock import SystemClock
 from syncd.commit import Publisher
 from syncd.health import Health
 from syncd.journal import Journal
+from syncd.pace import RateLimit
 from syncd.pipeline import Pipeline
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
+from syncd.snapshot import Snapshots
 from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
-from syncd.transfer import RateLimit, Transfer
+from syncd.transfer import Transfer
 
 LAYOUT = Layout("eigen2")
 
@@ -85,7 +87,10 @@ class Machine:
         self.publisher = Publisher(
             self.root, store, self.journal, LAYOUT, transfer, clock, self.writer
         )
-        self.pipeline = Pipeline(self.root, self.journal, self.health, clock, self.settle)
+        snapshots = Snapshots(self.disk / "snapshots", self.root, None)
+        self.pipeline = Pipeline(
+            self.root, self.journal, self.health, clock, self.settle, snapshots=snapshots
+        )
 
     @property
     def root(self) -> Path:

@@ -34,6 +34,9 @@ _FIRST, _LONGEST = 0.5, 60.0
 _LONGEST_ASKED = 300.0
 """Seconds: a store that asks for a longer pause than this is asked sooner whether it is back."""
 
+_SLICE = 0.25
+"""Seconds after which a wait looks whether it is still wanted."""
+
 _OPEN_AFTER = 5
 """Failures in a row, of all threads together, that open the circuit."""
 
@@ -236,10 +239,13 @@ class Resilient:
         return late or self._abort.is_set()
 
     def _sleep(self, seconds: float) -> None:
-        deadline = self._deadline()
-        if deadline is not None:
-            seconds = min(seconds, max(0.0, deadline - self._clock.monotonic()))
-        self._clock.wait(self._abort, seconds)
+        """Wait, in slices: the deadline may be moved meanwhile."""
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0 and not self._over():
+            deadline = self._deadline()
+            if deadline is not None:
+                left = min(left, max(0.0, deadline - self._clock.monotonic()))
+            self._clock.wait(self._abort, min(left, _SLICE))
 
 
 class _ResilientUpload:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+
 PATIENCE = 60.0
 """Seconds after which something that a test waits for will not come any more."""
 
@@ -33,6 +35,7 @@ class Machine:
         self.disk = disk
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "CLOUD_"))},
+            "PYTHONPATH": str(ROOT),  # the tree under test, whatever is installed
             "AWS_EC2_METADATA_DISABLED": "true",
             "SYNCD_HTTP": "off",
             "SYNCD_SETTLE": "0.3",

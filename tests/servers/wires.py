@@ -13,6 +13,7 @@ class Wire:
 
     ``cut_after``: reset the connection once the client has sent so many bytes on it.
     ``replace``: this in the client's stream becomes that, of the same length.
+    ``flows``: while it is not set nothing passes any more, and nobody is told: a black hole.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -20,6 +21,8 @@ class Wire:
         self.cut_after: int | None = None
         self.replace: tuple[bytes, bytes] | None = None
         self.cuts = 0
+        self.flows = threading.Event()
+        self.flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,6 +46,7 @@ class Wire:
         passed = 0
         try:
             while data := source.recv(65536):
+                self.flows.wait()
                 passed += len(data)
                 if upward and self.replace:
                     data = data.replace(*self.replace)

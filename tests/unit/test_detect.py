@@ -61,13 +61,27 @@ def test_renamed_directory_is_complete_at_once(desk: Desk) -> None:
 
 
 def test_lone_file_needs_quiet(desk: Desk) -> None:
-    desk.write("last.pt", whole_zip(desk.root / "z"))
-    verdict = desk.judge("last.pt")
+    desk.write("weights.bin", b"nothing here says where it ends")
+    verdict = desk.judge("weights.bin")
     assert not verdict.complete
     assert verdict.again == pytest.approx(2.0, abs=0.2)
     desk.clock.sleep(2.1)
+    assert desk.judge("weights.bin").complete
+    desk.write("weights.bin", b"nothing here says where it ends!")
+    assert not desk.judge("weights.bin").complete
+
+
+def test_lone_file_that_proves_its_end_is_complete_once_it_is_closed(desk: Desk) -> None:
+    whole = whole_zip(desk.root / "z")
+    desk.write("last.pt", whole)
+    assert not desk.judge("last.pt").complete
+    desk.clock.sleep(0.2)
     assert desk.judge("last.pt").complete
-    desk.write("last.pt", whole_zip(desk.root / "z") + b"")
+    with (desk.root / "last.pt").open("r+b"):
+        desk.clock.sleep(0.2)
+        assert not desk.judge("last.pt").complete
+    desk.write("last.pt", whole[:-5])
+    desk.clock.sleep(60)
     assert not desk.judge("last.pt").complete
 
 

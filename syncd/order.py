@@ -1,0 +1,97 @@
+"""What goes first, and what is older than what: the order of the commits of one root.
+
+The newest checkpoint is what the user would lose, so it goes first; whatever follows it must not
+pass for newer. Near the end of a grace period, what can still be committed goes first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from syncd.commit import Publisher
+from syncd.detect import Detector
+from syncd.journal import Journal, Root
+from syncd.profiles import COMPANION, Unit
+from syncd.retention import series
+
+_BROUGHT = 60 * 10**9
+"""Nanoseconds between modification and change that tell a file that was copied here, its time of
+modification kept, from one that was written here."""
+
+_MARGIN = 0.9
+"""Share of the time left that a transfer is planned to take: a record has to follow it."""
+
+
+def next_index(
+    pending: Sequence[Unit], seconds: float | None, rate: float | None, left: Callable[[Unit], int]
+) -> tuple[int, bool]:
+    """Which of ``pending``, oldest first, is to be committed next, and whether it will be in time.
+
+    With ``seconds`` left (None: no end is in sight) and ``rate`` bytes per second (None: not
+    known), the newest that can still be sent goes first; if none can, the newest all the same:
+    what is sent of it need not be sent again. ``left`` says how many bytes of one have to travel.
+    """
+    if seconds is not None and rate:
+        for index in reversed(range(len(pending))):
+            if left(pending[index]) <= rate * seconds * _MARGIN:
+                return index, True
+        return len(pending) - 1, False
+    return len(pending) - 1, True
+
+
+def superseded(pending: Sequence[Unit], keep: int | None) -> set[str]:
+    """Of ``pending``, oldest first: those that retention would drop as soon as they are there."""
+    newer: Counter[str] = Counter()
+    gone = set()
+    for unit in reversed(pending):
+        mine = series(unit.path)
+        if keep is not None and not unit.companion and newer[mine] >= keep:
+            gone.add(unit.path)
+        newer[mine] += 1
+    return gone
+
+
+class Seniority:
+    """Finds the place of a checkpoint among the commits, by times of one clock only."""
+
+    def __init__(self, journal: Journal, detector: Detector) -> None:
+        self._journal = journal
+        self._detector = detector
+        self.at_start: dict[str, str] | None = None
+        """Signatures of what lay in the root when it was first looked at."""
+
+    def behind(self, unit: Unit, publisher: Publisher) -> int:
+        """Number of the oldest commit of something written after this checkpoint; 0 for none."""
+        behind = 0
+        if not unit.companion:
+            for root in self._journal.roots(COMPANION.name):
+                if not self._later(root, unit, publisher):
+                    break
+                behind = root.seq
+        return behind
+
+    def _later(self, root: Root, unit: Unit, publisher: Publisher) -> bool:
+        """Whether what a commit holds was written after ``unit``.
+
+        The times are those of files that one machine has written, or the changes that this
+        machine's kernel noted, of a file that a restore has brought here. A clock that was set
+        back does not make a new checkpoint an old one.
+        """
+        modified, changed, _ = unit.written
+        fresh = changed - modified < _BROUGHT
+        if root.writer not in publisher.lives:
+            if root.changed is None:
+                return self._is_leftover(unit, publisher) and root.written > modified
+            if fresh:
+                return root.changed > changed
+        elif fresh and publisher.began(root.seq) < self._detector.since(unit):
+            return False
+        return root.written > modified
+
+    def _is_leftover(self, unit: Unit, publisher: Publisher) -> bool:
+        """Whether a checkpoint lay here before this daemon took over from another machine.
+
+        It is committed, but must not pass for newer than what that machine has done since.
+        """
+        return publisher.took_over and (self.at_start or {}).get(unit.path) == unit.signature

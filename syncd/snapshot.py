@@ -1,0 +1,124 @@
+"""A copy on this disk of a checkpoint that is always replaced before its transfer ends.
+
+Copying on one disk takes a small part of the time that a transfer over a thin uplink takes, and
+nothing where the file system can share the blocks (reflinks). What the copy holds is one moment of
+the checkpoint, proven by a look at every member after the last byte was read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from syncd.errors import Changed
+from syncd.profiles import Unit
+from syncd.scan import Stat
+
+_FICLONE = 0x40049409
+"""Linux, linux/fs.h: let two files share their blocks."""
+
+_CHUNK = 4 * 1024 * 1024
+_SHARE = 0.5
+"""Share of the free space that snapshots may take where no limit is set."""
+
+
+class NoRoom(Exception):
+    """The snapshot does not fit; the message says what it needs and what there is."""
+
+
+class Snapshot:
+    """The files of one checkpoint as they were at one moment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, tuple[Path, Stat]] = {}
+
+    def locate(self, path: str) -> tuple[Path, Stat] | None:
+        """Where the copy of a member lies, and its stat; None if it was not copied."""
+        return self._files.get(path)
+
+    def add(self, path: str, source: Path, seen: Stat) -> None:
+        """Copy one member; Changed if it is another one by now."""
+        target = self._folder / str(len(self._files))
+        with source.open("rb") as old, target.open("xb") as new:
+            _check(old.fileno(), seen)
+            if not _share_blocks(old.fileno(), new.fileno()):
+                _copy(old.fileno(), new.fileno(), seen)
+            _check(old.fileno(), seen)
+        self._files[path] = target, Stat.of(target.lstat())
+
+    def drop(self) -> None:
+        """Give the space back."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Snapshots:
+    """Makes snapshots below one folder, within a limit of bytes (None: half of what is free)."""
+
+    def __init__(self, folder: Path, root: Path, limit: int | None) -> None:
+        self._folder = folder
+        self._root = root
+        self._limit = limit
+
+    def clear(self) -> None:
+        """Remove what a life that was cut short has left."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def take(self, unit: Unit, is_known: Callable[[str, Stat], bool]) -> Snapshot:
+        """Copy the members of a checkpoint whose content is not known yet.
+
+        Changed if it is another revision before the last byte is copied; NoRoom or another
+        OSError if the disk does not have it.
+        """
+        wanted = [(path, stat) for path, stat in unit.files if not is_known(path, stat)]
+        folder = self._folder / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        taken = Snapshot(folder)
+        try:
+            self._check_room(folder, sum(stat.size for _, stat in wanted))
+            for path, stat in wanted:
+                taken.add(path, self._root / unit.below(path), stat)
+            for path, stat in unit.files:
+                _check(self._root / unit.below(path), stat)
+        except FileNotFoundError as error:
+            taken.drop()
+            raise Changed(f"{error.filename} vanished while a snapshot was taken") from None
+        except BaseException:
+            taken.drop()
+            raise
+        return taken
+
+    def _check_room(self, folder: Path, need: int) -> None:
+        free = shutil.disk_usage(folder).free
+        limit = int(free * _SHARE) if self._limit is None else min(self._limit, free)
+        if need > limit:
+            raise NoRoom(f"a snapshot needs {need / 1e6:.0f} MB and may take {limit / 1e6:.0f}")
+
+
+def _check(source: Path | int, seen: Stat) -> None:
+    now = os.fstat(source) if isinstance(source, int) else os.lstat(source)
+    if Stat.of(now) != seen:
+        raise Changed("it changed while a snapshot was taken")
+
+
+def _share_blocks(old: int, new: int) -> bool:
+    try:
+        fcntl.ioctl(new, _FICLONE, old)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        return False  # another file system, or one that cannot
+    return True
+
+
+def _copy(old: int, new: int, seen: Stat) -> None:
+    while chunk := os.read(old, _CHUNK):
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(new, view) :]
+        _check(old, seen)
