@@ -35,6 +35,7 @@ try:
     from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import BlobBlock, ContainerClient
 
+    from syncd.stores import azureappend
     from syncd.stores.azureerrors import status_of, translate
 except ImportError as missing:
     raise NeedsOperator(
@@ -64,7 +65,10 @@ class AzureStore:
             min_part_size=1,
             max_part_size=4000 * 1024 * 1024,
             max_parts=50_000,
+            append_from=1,
+            append_requests=azureappend.REQUESTS,
         )
+        self.blocks = azureappend.BlockLists()
         connection = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
         if not connection:
             raise NeedsOperator(
@@ -123,6 +127,13 @@ class AzureStore:
     def start_upload(self, key: str, size: int) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
         return AzureUpload(self, checked_key(key), size)
+
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """See ObjectStore."""
+        del aside
+        bound = conditions(IfVersion(base.version))
+        answer = azureappend.commit_longer(self, key, base, tail, bound)
+        return _info(key, base.size + len(tail), answer)
 
     # -- reading
 

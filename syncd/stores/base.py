@@ -29,6 +29,9 @@ class Capabilities:
     max_part_size     largest part, in bytes
     max_parts         most parts of one upload
     part_multiple     every part but the last is a multiple of this many bytes
+    append_from       smallest object that ``append`` works for, in bytes; None: it cannot append
+    append_requests   requests that one ``append`` makes
+    metered           requests cost money
     """
 
     put_if_absent: bool = True
@@ -39,6 +42,9 @@ class Capabilities:
     max_part_size: int = 5 * 1024 * 1024 * 1024
     max_parts: int = 10_000
     part_multiple: int = 1
+    append_from: int | None = None
+    append_requests: int = 1
+    metered: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,15 @@ class ObjectStore(Protocol):
 
         The store verifies a checksum sent along or, where it cannot, the answer is compared
         with what was sent; a mismatch raises Corrupt. Conflict if the condition fails.
+        """
+        ...
+
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """Make ``key`` its present content, which must be ``base``, and ``tail``; atomically.
+
+        Only ``tail`` travels. Conflict if the object is another version by now, or gone;
+        Permanent where the store cannot do this to this object. ``aside`` is a key that the
+        store may use meanwhile; nothing is left there, unless the process is killed.
         """
         ...
 

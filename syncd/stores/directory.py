@@ -15,6 +15,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import (
@@ -43,7 +44,12 @@ class DirectoryStore:
         self._root = Path(os.path.abspath(root))  # noqa: PTH100 - without following links
         self.name = f"file://{self._root}"
         self.capabilities = Capabilities(
-            conditional_copy=True, min_part_size=1, max_part_size=1 << 40, max_parts=1 << 30
+            conditional_copy=True,
+            min_part_size=1,
+            max_part_size=1 << 40,
+            max_parts=1 << 30,
+            append_from=0,
+            metered=False,
         )
         self._swap = threading.Lock()
 
@@ -168,6 +174,27 @@ class DirectoryStore:
         except OSError as error:
             raise translate(error, key) from error
 
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """See ObjectStore.
+
+        The object is copied within the kernel, file systems that can share its blocks, and the
+        longer one takes its name: an append in place, killed half way, would leave a torn one.
+        """
+        del aside
+        whole = self._aside()
+        try:
+            with self._path(key).open("rb") as old:
+                if self._info(key, os.fstat(old.fileno())).version != base.version:
+                    raise Conflict(f"{key} is another version by now")
+                _copy_file(old, whole, tail)
+            return self.settle(whole, self._path(key), key, IfVersion(base.version))
+        except FileNotFoundError:
+            raise Conflict(f"{key} is not there any more") from None
+        except OSError as error:
+            raise translate(error, key) from error
+        finally:
+            whole.unlink(missing_ok=True)
+
     # -- reading
 
     def read(
@@ -244,7 +271,8 @@ class DirectoryStore:
         """See ObjectStore."""
         aside = self._aside()
         try:
-            _copy_file(self._path(source), aside)
+            with self._path(source).open("rb") as old:
+                _copy_file(old, aside)
             return self.settle(aside, self._path(target), target, condition)
         except FileNotFoundError:
             raise NotFound(f"there is no {source}") from None
@@ -289,9 +317,9 @@ class DirectoryStore:
         """See ObjectStore: nothing is held."""
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def _copy_file(old: BinaryIO, target: Path, tail: Buffer = b"") -> None:
     """Copy within the kernel; file systems that can, share the blocks."""
-    with source.open("rb") as old, target.open("wb") as new:
+    with target.open("wb") as new:
         try:
             while os.copy_file_range(old.fileno(), new.fileno(), 1 << 30):
                 pass
@@ -299,6 +327,8 @@ def _copy_file(source: Path, target: Path) -> None:
             if error.errno not in (errno.EXDEV, errno.EINVAL, *_NO_LINKS):
                 raise
             shutil.copyfileobj(old, new, CHUNK)
+        new.seek(0, os.SEEK_END)
+        new.write(tail)
         new.flush()
         os.fsync(new.fileno())
 

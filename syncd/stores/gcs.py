@@ -41,6 +41,7 @@ try:
     from google.cloud import storage
     from urllib3.exceptions import HTTPError
 
+    from syncd.stores import gcsappend
     from syncd.stores.gcserrors import status_of, translate
     from syncd.stores.gcslogin import open_session
     from syncd.stores.gcsupload import GCSUpload, base64_crc32c
@@ -75,7 +76,10 @@ class GCSStore:
             min_part_size=256 * 1024,
             max_parts=1_000_000,
             part_multiple=256 * 1024,
+            append_from=1,
+            append_requests=gcsappend.REQUESTS,
         )
+        self.no_retry = _NO_RETRY
         self._name = bucket
         self._environ = environ
         self._bucket_seen = False
@@ -169,6 +173,10 @@ class GCSStore:
         except Conflict as error:
             raise Transient(f"{what}: it was replaced at this moment") from error
         return GCSUpload(self, key, str(url), size, generation)
+
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """See ObjectStore."""
+        return _info(gcsappend.compose(self, checked_key(key), base, tail, aside))
 
     # -- reading
 

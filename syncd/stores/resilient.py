@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_base, wait_random_exponential
 
 from syncd.clock import Clock
-from syncd.errors import StoreError, Transient
+from syncd.errors import Conflict, NotFound, StoreError, Transient
 from syncd.stores.base import (
     Buffer,
     Condition,
@@ -106,6 +106,34 @@ class Resilient:
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. After a lost acknowledgement IfAbsent ends in Conflict."""
         return self.attempt(lambda: self._store.put(key, data, condition))
+
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """See ObjectStore; what a lost acknowledgement has appended is not appended again."""
+        tried = 0
+
+        def one() -> ObjectInfo:
+            nonlocal tried
+            tried += 1
+            try:
+                return self._store.append(key, base, tail, aside)
+            except Conflict:
+                made = self._appended(key, base, tail) if tried > 1 else None
+                if made is None:
+                    raise
+                return made
+
+        return self.attempt(one)
+
+    def _appended(self, key: str, base: ObjectInfo, tail: Buffer) -> ObjectInfo | None:
+        """The object, if it is what an earlier try was to make of it."""
+        try:
+            found = self._store.head(key)
+            if found.size == base.size + len(tail):
+                there = b"".join(self._store.read(key, base.size, len(tail), found.version))
+                return found if there == tail else None
+        except (Conflict, NotFound):
+            pass
+        return None
 
     def start_upload(self, key: str, size: int) -> Upload:
         """See ObjectStore; the upload's requests are retried like all others."""

@@ -50,6 +50,7 @@ try:
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from urllib3.exceptions import HTTPError
 
+    from syncd.stores import s3append
     from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
     from syncd.stores.s3upload import S3Upload, conditions, version_of
 except ImportError as missing:
@@ -76,7 +77,9 @@ class S3Store:
         """Makes no request; credentials are taken afresh from ``environ`` or boto3's chain."""
         quiet("boto3", "botocore", "urllib3")
         self.name = f"s3://{bucket}"
-        self.capabilities = Capabilities()
+        self.capabilities = Capabilities(
+            append_from=Capabilities.min_part_size, append_requests=s3append.REQUESTS
+        )
         self.bucket = bucket
         self._environ = environ
         self._endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
@@ -226,6 +229,11 @@ class S3Store:
         """See ObjectStore."""
         answer = self.ask("create_multipart_upload", key)
         return S3Upload(self, key, answer["UploadId"], size)
+
+    def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+        """See ObjectStore."""
+        del aside
+        return s3append.append(self, key, base, tail)
 
     # -- reading
 

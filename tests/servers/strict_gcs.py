@@ -1,6 +1,6 @@
 """What Google enforces and fake-gcs-server does not, as a layer in front of it.
 
-    preconditions on resumable uploads, rewrite, compose, delete and reads: 412 when stale
+    preconditions on resumable uploads, rewrite, compose and its sources, delete and reads: 412
     resumable sessions whole: status query, offsets, chunks of 256 KiB, the lost acknowledgement
     wrong crc32c or md5 of an upload: 400, and no object
     names longer than 1,024 bytes: 400
@@ -261,9 +261,29 @@ class _Handler(BaseHTTPRequestHandler):
                 bucket, name = (unquote(part) for part in target.groups() if part is not None)
                 strict.require(bucket, name, wanted)
                 strict.note_write(bucket, name)
+                if path.endswith("/compose"):
+                    self._compose(bucket, name, json.loads(body)["sourceObjects"])
+                    return
             elif plain:
                 strict.require(unquote(plain[1]), unquote(plain[2]), wanted)
             self._pass_on(body)
+
+    def _compose(self, bucket: str, name: str, sources: list[dict[str, Any]]) -> None:
+        """The server behind keeps the generation of a target that was there."""
+        strict, content = self.strict, b""
+        for source in sources:
+            conditions = source.get("objectPreconditions", {})
+            for wanted in (source.get("generation"), conditions.get("ifGenerationMatch")):
+                strict.require(bucket, source["name"], str(wanted) if wanted else None)
+            path = f"/storage/v1/b/{bucket}/o/{quote(source['name'], safe='')}?alt=media"
+            status, _, body = strict.forward("GET", path, {}, b"")
+            if status != 200:
+                raise Refused(404, f"notFound: {source['name']}")
+            content += body
+        path = f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}"
+        kind = {"Content-Type": "application/octet-stream"}
+        status, _, answer = strict.forward("POST", path, kind, content)
+        self._reply(status, answer, {"Content-Type": "application/json"})
 
     def _pass_on(self, body: bytes) -> None:
         headers = {

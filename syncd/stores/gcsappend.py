@@ -1,0 +1,51 @@
+"""Appending to an object of Google Cloud Storage: the tail is put aside, and both are composed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from syncd.errors import Conflict, Corrupt, NotFound, StoreError
+from syncd.stores.base import Buffer, ObjectInfo
+
+if TYPE_CHECKING:
+    from syncd.stores.gcs import GCSStore
+
+REQUESTS = 3
+"""Put, compose, delete."""
+
+
+def compose(store: GCSStore, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> Any:
+    """See ObjectStore.append; the library's blob.
+
+    The piece keeps its name from one append to the next: what a killed process leaves of it is
+    overwritten by the next one, and deleted.
+    """
+    piece = store.put(aside, tail)
+    generations = [int(base.version), int(piece.version)]
+
+    def request(bucket: Any) -> Any:
+        whole = bucket.blob(key)
+        whole.content_type = "application/octet-stream"
+        sources = [
+            bucket.blob(name, generation=generation)
+            for name, generation in zip((key, aside), generations, strict=True)
+        ]
+        whole.compose(
+            sources,
+            if_generation_match=generations[0],
+            if_source_generation_match=generations,
+            **store.no_retry,
+        )
+        return whole
+
+    try:
+        made = store.ask(f"appending to {key}", request)
+    except NotFound as error:
+        raise Conflict(f"{key} is not there any more") from error
+    finally:
+        with contextlib.suppress(StoreError):
+            store.delete([aside])
+    if int(made.size) != base.size + len(tail):
+        raise Corrupt(f"{key} has {made.size} bytes after {len(tail)} came to {base.size}")
+    return made
