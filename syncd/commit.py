@@ -160,6 +160,8 @@ class Publisher:
         """
         began = self._clock.monotonic()
         self._look_at_log()
+        if give_way():  # that may have taken hours, while a store was down
+            raise GaveWay("something more urgent waits")
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._journal.head() + 1
         publication = f"{self._writer}.{next(self._attempts)}"

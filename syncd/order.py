@@ -40,14 +40,14 @@ def next_index(
     return len(pending) - 1, True
 
 
-def superseded(pending: Sequence[Unit], keep: int | None) -> set[str]:
-    """Of ``pending``, oldest first: those that retention would drop as soon as they are there."""
+def superseded(paths: Sequence[str], keep: int | None) -> set[str]:
+    """Of complete checkpoints, oldest first: those that retention keeps in the store no longer."""
     newer: Counter[str] = Counter()
     gone = set()
-    for unit in reversed(pending):
-        mine = series(unit.path)
-        if keep is not None and not unit.companion and newer[mine] >= keep:
-            gone.add(unit.path)
+    for path in reversed(paths):
+        mine = series(path)
+        if keep is not None and newer[mine] >= keep:
+            gone.add(path)
         newer[mine] += 1
     return gone
 

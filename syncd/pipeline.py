@@ -106,6 +106,7 @@ class Pipeline:
         scanner = Scanner(self._root, self._exclude)
         tree = scanner.top()
         look = Look()
+        complete: list[str] = []
         found = list(units(tree)) if tree else []
         unreadable = self._unreadable(scanner.unreadable)
         self._detector.forget_missing({unit.path for unit in found})
@@ -119,6 +120,7 @@ class Pipeline:
                 self._give_up(unit, _UNREADABLE)
             elif self._journal.is_safe(unit.path, unit.signature):
                 self._forgive(unit.path)
+                self._note(complete, unit)
                 continue
             signature, reason = self._given_up.get(unit.path, ("", ""))
             if signature == unit.signature and (hidden or reason != _UNREADABLE.explain()):
@@ -134,6 +136,7 @@ class Pipeline:
             verdict = self._detector.judge(unit)
             if verdict.complete:
                 look.pending.append((unit, verdict.profile))
+                self._note(complete, unit)
                 continue
             look.incomplete.append(Waiting(unit.path, unit.size, verdict.reason))
             if verdict.failed:
@@ -144,14 +147,18 @@ class Pipeline:
         for path in gone:
             self._forgive(path)
         self._restless &= {unit.path for unit in found}
-        self._coalesce(look)
+        self._coalesce(look, superseded(complete, self._keep_last))
         look.cost = self._clock.monotonic() - began
         self._report(look)
         return look
 
-    def _coalesce(self, look: Look) -> None:
+    def _note(self, complete: list[str], unit: Unit) -> None:
+        if self._keep_last is not None and not unit.companion:
+            complete.append(unit.path)
+
+    @staticmethod
+    def _coalesce(look: Look, gone: set[str]) -> None:
         """A checkpoint that was superseded while it waited is not sent only to be deleted."""
-        gone = superseded([unit for unit, _ in look.pending], self._keep_last)
         for unit, _ in look.pending if gone else ():
             if unit.path in gone:
                 words = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"

@@ -7,12 +7,20 @@ import socket
 import struct
 import threading
 
+SLOW_DOWN = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\n"
+    b"Content-Length: 62\r\nConnection: close\r\n\r\n"
+    b"<Error><Code>SlowDown</Code><Message>not now</Message></Error>"
+)
+"""What an overloaded S3 says."""
+
 
 class Wire:
     """Between a client and a server; plain http only, as it looks at the bytes.
 
     ``cut_after``: reset the connection once the client has sent so many bytes on it.
     ``replace``: this in the client's stream becomes that, of the same length.
+    ``refuse``: while it is set, each request is answered with these bytes by nobody but the wire.
     ``flows``: while it is not set nothing passes any more, and nobody is told: a black hole.
     """
 
@@ -20,6 +28,9 @@ class Wire:
         self._target = target_port
         self.cut_after: int | None = None
         self.replace: tuple[bytes, bytes] | None = None
+        self.refuse = b""
+        self.refused = 0
+        self.connections = 0
         self.cuts = 0
         self.flows = threading.Event()
         self.flows.set()
@@ -36,6 +47,7 @@ class Wire:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             server = socket.create_connection(("127.0.0.1", self._target))
             for source, sink, upward in ((client, server, True), (server, client, False)):
                 threading.Thread(
@@ -48,6 +60,10 @@ class Wire:
             while data := source.recv(65536):
                 self.flows.wait()
                 passed += len(data)
+                if upward and self.refuse:
+                    self.refused += 1
+                    source.sendall(self.refuse)
+                    break
                 if upward and self.replace:
                     data = data.replace(*self.replace)
                 if upward and self.cut_after is not None and passed > self.cut_after:
