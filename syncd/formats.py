@@ -238,12 +238,6 @@ def _check_for(suffix: str, magic: bytes) -> _Check | None:
     return _BY_SUFFIX.get(suffix)
 
 
-def judged(path: Path) -> bool:
-    """Whether a file's format is one that is known here, by its name and its beginning."""
-    with path.open("rb") as file:
-        return _check_for(path.suffix.lower(), file.read(8)) is not None
-
-
 def proves_its_end(path: Path) -> bool:
     """Whether the format of a file says where it ends, so that a cut one cannot pass for whole."""
     try:
@@ -251,7 +245,7 @@ def proves_its_end(path: Path) -> bool:
             magic = file.read(8)
     except OSError:
         return False
-    return _check_for(path, magic) in (check_zip, check_safetensors)
+    return _check_for(path.suffix.lower(), magic) in (check_zip, check_safetensors)
 
 
 def check_file(path: Path) -> str | None:
