@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from syncd.clock import SystemClock
@@ -13,14 +14,24 @@ from syncd.detect import Detector
 from syncd.engine import open_journal
 from syncd.errors import Changed, Corrupt, Permanent, StoreError
 from syncd.journal import Journal
+from syncd.place import alone, clear_staging
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout
-from syncd.restore import Replace, Restored, Restorer, clear_staging
+from syncd.restore import Replace, Restored, Restorer
 from syncd.scan import Stat, scan
 from syncd.transfer import Transfer, digest_file
 from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
+
+_TOO_SMALL = " (free some space, or restore --to a larger disk)"
+_REMEDY = {
+    errno.ENOSPC: _TOO_SMALL,
+    errno.EDQUOT: _TOO_SMALL,
+    errno.EIO: " (the disk fails: restore --to another one)",
+    errno.EROFS: " (mount it writable, or restore --to another disk)",
+    errno.EACCES: " (give this user write permission there)",
+}
 
 
 class Comeback:
@@ -43,7 +54,9 @@ class Comeback:
         """Decide, restore, and say what was done; the exit code of the command."""
         root = to or self._settings.checkpoint_dir
         try:
-            return self._run(root, at, everything, force)
+            with alone(root, lambda: self._say(f"syncd: {root}: waiting for another restore")):
+                clear_staging(root)
+                return self._run(root, at, everything, force)
         except Permanent as error:
             self._say(f"syncd: {error.explain()}")
             return _UNREACHABLE
@@ -55,7 +68,10 @@ class Comeback:
             self._say(f"syncd: WARNING: going on from the local {local.path}, unseen by the store")
             return _OK
         except OSError as error:
-            self._say(f"syncd: {root}: {error.strerror}")
+            self._say(
+                f"syncd: {error.filename or root}: {error.strerror or error}; nothing was "
+                f"restored, what was there is untouched{_REMEDY.get(error.errno or 0, '')}"
+            )
             return _UNREACHABLE
 
     def _run(self, root: Path, at: str | None, everything: bool, force: bool) -> int:
@@ -73,7 +89,6 @@ class Comeback:
             if wins:
                 return _OK
         replace = Replace.DROP if force else Replace.KEEP if at is None else Replace.NO
-        self._clear(root)
         results = self._restore(chosen, root, everything, replace)
         self._remember(root, results)
         return self._report(results, root)
@@ -179,13 +194,9 @@ class Comeback:
                         return journal.commit(journal.safe_seq(local.path) or 0, self._layout)
                 finally:
                     journal.close()
-        except (AlreadyRunning, OSError):
+        except (AlreadyRunning, OSError, sqlite3.Error):
             pass
         return None
-
-    def _clear(self, root: Path) -> None:
-        with suppress(AlreadyRunning, OSError), lock_state(self._settings.state_dir):
-            clear_staging(root)
 
     # -- the journal of this machine
 
@@ -200,8 +211,8 @@ class Comeback:
                     self._seed(journal, root, results)
                 finally:
                     journal.close()
-        except (AlreadyRunning, OSError):
-            return  # the daemon that runs here looks for itself
+        except (AlreadyRunning, OSError, sqlite3.Error):
+            return  # the daemon that runs here, or comes, looks for itself
 
     def _seed(self, journal: Journal, root: Path, results: list[Restored]) -> None:
         tree = scan(root, self._settings.exclude)
@@ -232,7 +243,6 @@ class Comeback:
         if local and not force:
             self._say(f"syncd: {local.path} is on disk already; going on from it")
             return _OK
-        self._clear(root)
         result = unproven.restore(objects, root)
         for path in result.restored:
             self._say(

@@ -130,21 +130,37 @@ def safe_path(path: str) -> bool:
     return not any(part in ("", ".", "..") for part in parts) and "\0" not in path
 
 
+def _is_ours(path: str) -> bool:
+    """Whether a path leads to what syncd keeps for itself: its state, or a restore under way."""
+    return any(part == ".syncd" or part.startswith(".syncd-") for part in path.split("/"))
+
+
 def link_stays_inside(path: str, target: str) -> bool:
-    """Whether a link at ``path`` to ``target`` stays inside the folder ``path`` is relative to."""
+    """Whether a link at ``path`` to ``target`` stays inside the folder ``path`` is relative to.
+
+    ``..`` may only stand at the beginning: after a name that is itself a link it would lead
+    from wherever that one points to, and so out of the folder.
+    """
     if target.startswith("/") or "\0" in target or not target:
         return False
-    depth = len(PurePosixPath(path).parts) - 1
+    depth, climbing = len(PurePosixPath(path).parts) - 1, True
     for part in target.split("/"):
-        depth += -1 if part == ".." else 0 if part in ("", ".") else 1
-        if depth < 0:
-            return False
+        if part == "..":
+            depth -= 1
+            if depth < 0 or not climbing:
+                return False
+        elif part not in ("", "."):
+            climbing = False
     return True
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise Corrupt(f"commit record: {what} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Corrupt(f"commit record: {what} {value!r} is not valid Unicode") from None
     return value
 
 
@@ -202,7 +218,7 @@ def _parse_file(item: dict[str, Any], prefix: str) -> FileEntry:
     )
     if not _SHA256.fullmatch(entry.sha256):
         raise Corrupt(f"commit record: {entry.path!r} has no SHA-256")
-    if not entry.key.startswith(f"{prefix}/"):
+    if not entry.key.startswith(f"{prefix}/") or not safe_path(entry.key):
         raise Corrupt(f"commit record: key {entry.key!r} is outside the prefix {prefix!r}")
     return entry
 
@@ -226,7 +242,7 @@ def check_record(record: CommitRecord, seq: int) -> None:
 
 def _check_paths(record: CommitRecord, seq: int) -> None:
     """Corrupt unless every path stays where it belongs."""
-    if not safe_path(record.checkpoint):
+    if not safe_path(record.checkpoint) or _is_ours(record.checkpoint):
         raise Corrupt(f"commit {seq}: path {record.checkpoint!r} leaves the root")
     paths = [entry.path for entry in record.files] + [link.path for link in record.links]
     if not paths:
@@ -234,7 +250,7 @@ def _check_paths(record: CommitRecord, seq: int) -> None:
     lone = paths == [""] and not record.beside
     if record.beside and (
         record.links
-        or any("/" in path for path in paths)
+        or any("/" in path or _is_ours(path) for path in paths)
         or record.checkpoint.rpartition("/")[2] not in paths
     ):
         raise Corrupt(f"commit {seq} is no set of files that lie beside each other")
@@ -243,9 +259,10 @@ def _check_paths(record: CommitRecord, seq: int) -> None:
             raise Corrupt(f"commit {seq}: path {path!r} leaves the checkpoint")
     if len(set(paths)) != len(paths):
         raise Corrupt(f"commit {seq} names a path twice")
-    linked = {link.path for link in record.links}
-    if any(str(parent) in linked for path in paths for parent in PurePosixPath(path).parents):
-        raise Corrupt(f"commit {seq}: a path leads through a link")
+    taken = set(paths)
+    folders = {path.rpartition("/")[0] for path in paths} - {""}
+    if any(str(p) in taken for folder in folders for p in (folder, *PurePosixPath(folder).parents)):
+        raise Corrupt(f"commit {seq}: a path leads through a link or a file")
     for link in record.links:
         if not link_stays_inside(link.path or record.checkpoint, link.target):
             raise Corrupt(f"commit {seq}: link {link.path!r} leaves the checkpoint")

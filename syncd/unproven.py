@@ -7,17 +7,15 @@ them are called unproven. The daemon commits what it then finds on disk.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from syncd.errors import Corrupt
+from syncd.errors import Corrupt, Permanent
 from syncd.formats import check_file
+from syncd.place import check_parents, nameable, new_staging, remove, sync_folder
 from syncd.profiles import Unit, units
 from syncd.records import Layout, safe_path
-from syncd.restore import STAGING
 from syncd.scan import scan
 from syncd.stores.base import ObjectInfo, ObjectStore
 
@@ -48,23 +46,30 @@ class UnprovenRestorer:
     def restore(self, objects: list[ObjectInfo], root: Path) -> Unproven:
         """Bring ``objects`` into ``root``; what is there already stays as it is."""
         root.mkdir(parents=True, exist_ok=True)
-        staging = root / f"{STAGING}{secrets.token_hex(4)}"
-        staging.mkdir()
+        staging = new_staging(root)
         result = Unproven()
         try:
-            list(self._workers.map(lambda info: self._fetch(info, staging), objects))
+            for fault in self._workers.map(lambda info: self._fetch(info, staging), objects):
+                result.refused += [fault] if fault else []
             tree = scan(staging)
-            for unit in units(tree) if tree else ():
+            found = sorted(units(tree), key=lambda unit: unit.written) if tree else []
+            for unit in reversed(found):  # a restore that is killed has brought the newest ones
                 self._place(unit, staging, root, result)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove(staging)
         return result
 
-    def _fetch(self, info: ObjectInfo, staging: Path) -> None:
-        path = staging / info.key.removeprefix(self._layout.checkpoints)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _fetch(self, info: ObjectInfo, staging: Path) -> str | None:
+        name = info.key.removeprefix(self._layout.checkpoints)
+        path = staging / name
+        try:
+            with nameable(name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("xb")
+        except Corrupt as error:
+            return error.message
         size = 0
-        with path.open("wb") as file:
+        with file:
             for chunk in self._store.read(info.key, version=info.version):
                 file.write(chunk)
                 size += len(chunk)
@@ -73,12 +78,18 @@ class UnprovenRestorer:
         if size != info.size:
             raise Corrupt(f"{info.key}: {size} bytes came where the store lists {info.size}")
         os.utime(path, (info.modified, info.modified))
+        return None
 
     @staticmethod
     def _place(unit: Unit, staging: Path, root: Path, result: Unproven) -> None:
         moves = [(staging / unit.path, root / unit.path)]
         if unit.beside:
             moves += [(staging / unit.below(p), root / unit.below(p)) for p, _ in unit.files]
+        try:
+            check_parents(root, unit.path)
+        except Permanent as error:
+            result.refused.append(f"{unit.path}: {error.message}")
+            return
         taken = next((place for _, place in moves if os.path.lexists(place)), None)
         if taken:
             result.refused.append(f"{unit.path}: {taken} is there already")
@@ -91,7 +102,9 @@ class UnprovenRestorer:
         if unit.profile.marker and unit.profile.marker not in dict(unit.files):
             result.refused.append(f"{unit.path}: its last file, {unit.profile.marker}, is missing")
             return
-        moves[0][1].parent.mkdir(parents=True, exist_ok=True)
+        folder = (root / unit.path).parent
+        folder.mkdir(parents=True, exist_ok=True)
         for source, place in reversed(dict(moves).items()):
             source.rename(place)
+        sync_folder(folder)
         result.restored.append(unit.path)

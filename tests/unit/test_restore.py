@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from syncd.errors import Corrupt, Permanent
+from syncd.place import STAGING, clear_staging
 from syncd.records import CommitRecord
-from syncd.restore import STAGING, Replace, clear_staging
+from syncd.restore import Replace
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
 
