@@ -184,11 +184,11 @@ def test_sparse_file_comes_back_sparse_and_empty_ones_empty(tmp_path: Path) -> N
     with machine.write("set-1/sparse.bin", b"head").open("r+b") as file:
         file.seek(96 << 20)
         file.write(b"tail")
-    machine.write("set-1/empty.bin", b"")
+    machine.write("set-1/empty.dat", b"")
     machine.commit_all()
     assert restore(tmp_path / "bucket", tmp_path / "two") == 0
     back = tmp_path / "two/checkpoints/set-1"
-    assert (back / "empty.bin").stat().st_size == 0
+    assert (back / "empty.dat").stat().st_size == 0
     assert (back / "sparse.bin").stat().st_size == (96 << 20) + 4
     assert (back / "sparse.bin").stat().st_blocks * 512 < 16 << 20
     both = [root / "set-1/sparse.bin" for root in (machine.root, tmp_path / "two/checkpoints")]
