@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from syncd.errors import Conflict, Corrupt, Fenced, NotFound
 from syncd.records import CommitRecord, Layout, parse_record
@@ -21,8 +21,12 @@ class CommitLog:
 
     def numbers(self) -> list[int]:
         """The numbers of all commits, ascending."""
-        keys = (self.layout.seq_of(info.key) for info in self._store.list(self.layout.commits))
-        return sorted(seq for seq in keys if seq is not None)
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[int, int]:
+        """The numbers of all commits, each with the size of its record in bytes."""
+        found = ((self.layout.seq_of(i.key), i.size) for i in self._store.list(self.layout.commits))
+        return {seq: size for seq, size in found if seq is not None}
 
     def read(self, seq: int) -> CommitRecord:
         """One record; NotFound if it is gone, Corrupt if it cannot be trusted."""
@@ -34,14 +38,17 @@ class CommitLog:
             chunks.append(chunk)
         return parse_record(b"".join(chunks), seq, self.layout.prefix)
 
-    def newest_first(self) -> Iterator[CommitRecord | Corrupt]:
+    def newest_first(
+        self, numbers: Sequence[int] | None = None
+    ) -> Iterator[CommitRecord | Corrupt]:
         """Every readable commit, what was written last first; a broken one comes as its error.
 
         Claims are left out. A record that retention deletes meanwhile is passed over. One that
-        is ``behind`` another comes after it, though its number is higher.
+        is ``behind`` another comes after it, though its number is higher. ``numbers`` are
+        those to read, ascending, where they are known.
         """
         later: list[CommitRecord] = []
-        for seq in reversed(self.numbers()):
+        for seq in reversed(self.numbers() if numbers is None else numbers):
             yield from _due(later, seq)
             try:
                 record = self.read(seq)
@@ -64,14 +71,31 @@ class CommitLog:
         try:
             self._store.put(self.layout.commit(record.seq), record.to_json(), IfAbsent())
         except Conflict:
-            winner = self.read(record.seq)
-            if winner == record:
-                return
-            raise Fenced(
-                f"commit {record.seq} was written by another machine (writer {winner.writer})",
-                hint="two machines write to one prefix: stop one of them, or give each its own "
-                "CLOUD_PREFIX; local files are untouched",
-            ) from None
+            try:
+                winner = self.read(record.seq)
+            except (NotFound, Corrupt):
+                raise fenced(record.seq) from None
+            if winner != record:
+                raise fenced(record.seq, winner.writer) from None
+
+    def being_pruned(self) -> Iterator[CommitRecord]:
+        """Commits that are out of the log while their objects are being deleted."""
+        for info in self._store.list(self.layout.pruning):
+            name = info.key.removeprefix(self.layout.pruning).removesuffix(".json")
+            try:
+                data = b"".join(self._store.read(info.key))
+                yield parse_record(data, int(name), self.layout.prefix)
+            except (NotFound, Corrupt, ValueError):
+                continue
+
+
+def fenced(seq: int, writer: str = "unknown") -> Fenced:
+    """The error for a writer that finds ``seq`` in the log and did not put it there."""
+    return Fenced(
+        f"commit {seq} was written by another machine (writer {writer})",
+        hint="two machines write to one prefix: stop one of them, or give each its own "
+        "CLOUD_PREFIX; local files are untouched",
+    )
 
 
 def _due(later: list[CommitRecord], seq: int) -> list[CommitRecord]:

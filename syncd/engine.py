@@ -50,6 +50,20 @@ def store_identity(settings: Settings) -> str:
     return f"{settings.cloud_provider} {endpoint} {bucket} {settings.cloud_prefix} {root}"
 
 
+def home_of(state_dir: Path) -> str:
+    """This directory on this machine since it was switched on: no copy of it has the same.
+
+    A disk that was copied, or a snapshot of it, may run twice at one time; this one, with its
+    lock, cannot.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = state_dir.stat()
+    except OSError:
+        return ""
+    return f"{boot} {stat.st_dev} {stat.st_ino}"
+
+
 def open_resilient(
     settings: Settings,
     clock: Clock,
@@ -161,6 +175,7 @@ class Engine:
             transfer,
             self.clock,
             self._writer,
+            home_of(settings.state_dir),
         )
         for broken in publisher.join_log():
             log.error("%s", broken.explain())

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.database import drop_other_versions, put_aside
 from syncd.errors import Corrupt
-from syncd.records import CommitRecord, Layout, parse_record
+from syncd.records import UNREADABLE, CommitRecord, Layout, parse_record
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -38,10 +39,11 @@ CREATE TABLE IF NOT EXISTS sent (
     key TEXT PRIMARY KEY, path TEXT NOT NULL, stat TEXT NOT NULL, sha256 TEXT NOT NULL,
     version TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS taken (checkpoint TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
 """
 
-_VERSION = "3"
+_VERSION = "4"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Journal:
                 self.volatile = str(error)  # a full disk or no permission: not the journal's fault
                 self._db = self._open(None)
             else:
-                self.put_aside = _put_aside(path)
+                self.put_aside = put_aside(path)
                 self._db = self._open(path)
         if self.get("store") != store or self.get("version") != _VERSION:
             self._forget_all()
@@ -106,7 +108,7 @@ class Journal:
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute("PRAGMA cache_size=-2000")
             sound = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            _drop_other_versions(database)
+            drop_other_versions(database, _VERSION)
             database.executescript(_SCHEMA)
         except sqlite3.DatabaseError:
             database.close()
@@ -117,9 +119,9 @@ class Journal:
         return database
 
     def _forget_all(self) -> None:
-        tables = ("meta", "commits", "objects", "safe", "digests", "sent", "stale", "logs")
+        found = self._run("SELECT name FROM sqlite_master WHERE type = 'table'")
         with self.transaction():
-            for table in tables:
+            for (table,) in found:
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608
 
     @contextmanager
@@ -167,9 +169,13 @@ class Journal:
 
     # -- the commit log as far as it is known
 
-    def known_commits(self) -> set[int]:
-        """Numbers of the commits in the journal."""
-        return {int(row[0]) for row in self._run("SELECT seq FROM commits")}
+    def known_commits(self) -> dict[int, int]:
+        """Numbers of the commits in the journal, with the sizes of their records in bytes.
+
+        The size is 0 for a record that could not be read.
+        """
+        sql = "SELECT seq, length(record) * (writer != ?) FROM commits"
+        return {int(seq): int(size) for seq, size in self._run(sql, UNREADABLE)}
 
     def head(self) -> int:
         """Number of the newest known commit; 0 before the first."""
@@ -195,6 +201,7 @@ class Journal:
             self._db.executemany(
                 "DELETE FROM sent WHERE key = ?", [(entry.key,) for entry in record.files]
             )
+            self.take(record.checkpoint)
 
     def drop_commits(self, numbers: Iterable[int]) -> None:
         """Forget commits that are no longer in the store."""
@@ -256,6 +263,26 @@ class Journal:
             if record and not record.is_claim:
                 yield record
 
+    def take(self, checkpoint: str) -> None:
+        """A commit of this checkpoint has been seen in the store, some time."""
+        self._run("INSERT OR IGNORE INTO taken VALUES (?)", checkpoint)
+
+    def is_taken(self, checkpoint: str) -> bool:
+        """Whether there ever was a commit of this checkpoint, be it gone by now."""
+        return bool(self._run("SELECT 1 FROM taken WHERE checkpoint = ?", checkpoint))
+
+    def ranks(self) -> Iterator[tuple[str, tuple[int, bool, int, int]]]:
+        """Checkpoint and rank of every known commit; claims are left out."""
+        sql = "SELECT checkpoint, seq, behind, written FROM commits WHERE checkpoint != ''"
+        for checkpoint, *numbers in self._run(sql):
+            seq, behind, written = map(int, numbers)
+            yield checkpoint, (behind or seq, not behind, written, seq)
+
+    def holds(self, key: str, sha256: str) -> bool:
+        """Whether an object still is what a commit says of it, as far as is known."""
+        sql = "SELECT 1 FROM objects WHERE key = ? AND sha256 = ? AND current LIMIT 1"
+        return bool(self._run(sql, key, sha256))
+
     def named_by(self, key: str) -> list[tuple[int, str]]:
         """Commits that name the object ``key``: their numbers and the digest each expects."""
         rows = self._run("SELECT seq, sha256 FROM objects WHERE key = ? ORDER BY seq", key)
@@ -266,9 +293,9 @@ class Journal:
         sql = "SELECT 1 FROM objects WHERE size = ? AND current LIMIT 1"
         return bool(self._run(sql, size))
 
-    def doubt(self, key: str, sha256: str = "") -> None:
-        """From now on ``key`` holds other content than commits say that do not say ``sha256``."""
-        self._run("UPDATE objects SET current = 0 WHERE key = ? AND sha256 != ?", key, sha256)
+    def doubt(self, key: str) -> None:
+        """From now on ``key`` may hold other content than commits say."""
+        self._run("UPDATE objects SET current = 0 WHERE key = ?", key)
 
     def object_with(self, size: int, sha256: str) -> str | None:
         """Key of a committed object with this content."""
@@ -361,28 +388,5 @@ class Journal:
         self._run("INSERT OR REPLACE INTO logs VALUES (?, ?)", path, stat)
 
 
-def _drop_other_versions(database: sqlite3.Connection) -> None:
-    """Tables of another version hold nothing that cannot be found again."""
-    tables = [
-        name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
-    ]
-    if "meta" in tables:
-        row = database.execute("SELECT value FROM meta WHERE name = 'version'").fetchone()
-        if row is not None and row[0] != _VERSION:
-            for name in tables:
-                database.execute(f"DROP TABLE {name}")
-
-
 def _bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
-
-
-def _put_aside(path: Path) -> Path:
-    """Rename a corrupt journal, so that a person can look at it and nothing is deleted."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return aside

@@ -98,10 +98,11 @@ class Planner:
         sha256 = self._journal.digest(full, stat.text())
         if sha256 is None and self._journal.has_size(stat.size):
             sha256 = self._digest(step.source, step.seen)
-        free = before is None and not self._journal.named_by(step.plain)
+        free = not self._journal.is_taken(unit.path) and not self._journal.named_by(step.plain)
         step = replace(step, plain_free=free, sha256=sha256)
         if sha256 is not None:
-            if before and (before.size, before.sha256) == (stat.size, sha256):
+            same = before and (before.size, before.sha256) == (stat.size, sha256)
+            if before and same and self._journal.holds(before.key, sha256):
                 return replace(step, keep=before)
             source = self._journal.object_with(stat.size, sha256)
             if source:

@@ -16,6 +16,11 @@ from typing import Any
 from syncd.errors import Corrupt
 
 FORMAT = 1
+_KEPT = "kept-"
+
+UNREADABLE = "unreadable"
+"""Writer of the stand-in for a record that cannot be read."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -315,6 +320,24 @@ class Layout:
         """
         folder = f"{seq:020d}-{writer}" if writer else f"{seq:020d}"
         return f"{self.versions}{folder}/{path}"
+
+    def kept(self, seq: int, path: str, token: str) -> str:
+        """Key for what commit ``seq`` names at a plain key that is about to get other content.
+
+        ``path`` is the plain key's own, under the checkpoints. No two attempts share a key: one
+        that slept in the middle must not replace what another has saved in the meantime.
+        """
+        return f"{self.versions}{seq:020d}-{_KEPT}{token}/{path}"
+
+    def beside(self, seq: int) -> str:
+        """Prefix of all that lies under the number of a commit."""
+        return f"{self.versions}{seq:020d}"
+
+    def kept_for(self, key: str) -> tuple[int, str] | None:
+        """The commit a key keeps content for, and the path it keeps; None for other keys."""
+        folder, _, path = key.removeprefix(self.versions).partition("/")
+        match = re.fullmatch(rf"(\d{{20}})(-{_KEPT}.*)?", folder)
+        return (int(match[1]), path) if match else None
 
     def pruned(self, seq: int) -> str:
         """Key of a record whose objects are being deleted."""

@@ -195,10 +195,18 @@ class Restorer:
             sync_folder(folder)
 
     def _keys(self, record: CommitRecord, entry: FileEntry) -> Iterable[str]:
-        """Each place where the content of a file can be, without repetition."""
+        """Each place where the content of a file can be, without repetition.
+
+        What was put aside is looked for only where the first place does not hold it.
+        """
+        yield entry.key
         plain = self._layout.plain(record.below(entry.path))
-        kept = self._layout.version(record.seq, record.below(entry.path))
-        return dict.fromkeys((entry.key, kept, plain))
+        if entry.key != plain:
+            yield plain
+        wanted = (record.seq, plain.removeprefix(self._layout.checkpoints))
+        for info in self._store.list(self._layout.beside(record.seq)):
+            if self._layout.kept_for(info.key) == wanted and info.key != entry.key:
+                yield info.key
 
     def fetch(self, record: CommitRecord, entry: FileEntry, path: Path) -> None:
         """Bring one file, verified and durable; look in each place where its content can be.

@@ -13,20 +13,24 @@ import secrets
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Corrupt, NotFound
+from syncd.errors import Corrupt
 from syncd.profiles import Unit
-from syncd.records import CommitRecord, Layout, parse_record
+from syncd.records import CommitRecord, Layout
 from syncd.stores.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
 UPLOAD_GRACE = 24 * 3600.0
 """Seconds after which an unfinished upload is nobody's any more."""
+
+
+_STALE_VIEW = 300.0
+"""Seconds after which what was seen of a store is too old to delete anything by it."""
 
 
 def series(checkpoint: str) -> str:
@@ -77,8 +81,11 @@ class Retention:
 
         If any record cannot be read, nothing is deleted: it may name objects that are needed.
         """
-        numbers = set(self._log.numbers())
-        records = list(self._log.newest_first())
+        began = self._clock.now()
+        # in this order: what took the place of those that are going is in the log by now
+        interrupted = list(self._log.being_pruned())
+        numbers = self._log.numbers()
+        records = list(self._log.newest_first(numbers))
         broken = [record for record in records if isinstance(record, Corrupt)]
         if broken:
             raise Corrupt(
@@ -90,18 +97,19 @@ class Retention:
         staying = [record for record in sound if record not in going]
         needed = {key for record in staying for key in self._keys(record)}
         objects = {key for record in going for key in self._keys(record)} - needed
-        for record in going:
+        for record in reversed(going):  # the oldest first: what is left always tells the whole
             if not dry_run:
-                self._take_out(record)
-        interrupted = self._interrupted()
+                self._take_out(record, forever=record.seq in (1, numbers[-1]))
         for record in interrupted:
             objects |= set(self._keys(record)) - needed
-        objects |= self._orphans(numbers, needed)
+        objects |= self._orphans(numbers, {record.seq for record in staying}, needed)
         uploads = [
             upload
             for upload in self._store.pending_uploads(f"{self._layout.prefix}/")
             if upload.started < self._clock.now() - UPLOAD_GRACE
         ]
+        if not dry_run and self._clock.now() - began > _STALE_VIEW:
+            return self.prune(keep)  # this machine has slept: what was seen may be needed again
         if not dry_run:
             self._store.delete(sorted(objects))
             for upload in uploads:
@@ -112,36 +120,38 @@ class Retention:
         return Pruned(tuple(going), tuple(sorted(objects)), tuple(u.key for u in uploads))
 
     def _keys(self, record: CommitRecord) -> set[str]:
-        """Every object that exists for a commit: named, under its own name, or put aside."""
+        """Objects that exist for a commit: named, or under its own name."""
         keys = {entry.key for entry in record.files}
         for entry in record.files:
             keys.add(self._layout.plain(record.below(entry.path)))
-            keys.add(self._layout.version(record.seq, record.below(entry.path)))
         return keys
 
-    def _take_out(self, record: CommitRecord) -> None:
+    def _take_out(self, record: CommitRecord, forever: bool) -> None:
+        """Take a record out of the log; ``forever``: its number must stay taken.
+
+        A writer that has slept since the log was empty, or one that is about to commit, must
+        not find the number free: a claim takes the record's place.
+        """
         self._store.put(self._layout.pruned(record.seq), record.to_json())
-        self._store.delete([self._layout.commit(record.seq)])
+        if forever:
+            claim = replace(record, checkpoint="", profile="claim", files=(), links=(), behind=0)
+            self._store.put(self._layout.commit(record.seq), claim.to_json())
+        else:
+            self._store.delete([self._layout.commit(record.seq)])
 
-    def _interrupted(self) -> list[CommitRecord]:
-        """Commits that were taken out of the log by a pruning that did not end."""
-        found = []
-        for info in self._store.list(self._layout.pruning):
-            name = info.key.removeprefix(self._layout.pruning).removesuffix(".json")
-            try:
-                data = b"".join(self._store.read(info.key))
-                found.append(parse_record(data, int(name), self._layout.prefix))
-            except (NotFound, Corrupt, ValueError):
-                continue
-        return found
+    def _orphans(self, numbers: list[int], staying: set[int], needed: set[str]) -> set[str]:
+        """Versions that no commit names: of attempts that were given up, at numbers long taken.
 
-    def _orphans(self, numbers: set[int], needed: set[str]) -> set[str]:
-        """Versions that no commit names: of attempts that were given up, at numbers long taken."""
+        What was put aside for a commit goes with it.
+        """
         head = max(numbers, default=0)
         orphans = set()
         for info in self._store.list(self._layout.versions):
             number = info.key.removeprefix(self._layout.versions)[:20]
-            if info.key not in needed and number.isdigit() and int(number) <= head:
+            kept = self._layout.kept_for(info.key)
+            if info.key in needed or (kept and kept[0] in staying):
+                continue
+            if number.isdigit() and int(number) <= head:
                 orphans.add(info.key)
         return orphans
 
