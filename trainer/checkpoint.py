@@ -2,7 +2,8 @@
 
     CHECKPOINT_DIR/<run>/gen-000010/
         agents/agent-00.safetensors ...     one file per agent; an unchanged elite: the same bytes
-        learner.safetensors                 learners: parameters, targets, optimiser moments
+        learners/learner-00.safetensors ... parameters, targets, optimiser moments of each learner
+        best.safetensors                    the actor that was worth most on validation so far
         replay.safetensors                  everybody's experience
         state.json                          written last: settings, histories, files with SHA-256
 
@@ -30,7 +31,7 @@ from safetensors.torch import save_file
 
 from trainer.state import Files, digest
 
-FORMAT = 1
+FORMAT = 2
 STATE_FILE = "state.json"
 _NAME = re.compile(r"gen-(\d{6,})")
 

@@ -3,48 +3,28 @@
 Every tensor carries the learner as its first dimension; losses are summed over learners, so each
 learner's gradient is its own. An update is: gradients (summed over micro-batches), divided by
 their number, clipped to a norm for each learner alone, then Adam. Nothing touches a gradient
-between the clipping and the step.
+between the clipping and the step. Learners are worked on in groups, which bounds the memory.
+
+What `share` has given away is never written to: the next update works on copies. So the state of
+a generation's boundary can be kept, and written to disk, without copying it first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from trainer import networks
+from trainer.environment import Exchange
 from trainer.networks import Params, Shape
+from trainer.rollout import Transitions, groups, of_group
 from trainer.settings import Settings
 
-
-class Adam:
-    """Adam (Kingma and Ba, 2015) with its usual constants, on stacked parameters.
-
-    The same steps as torch.optim.Adam, whose import of the compiler costs each start a second
-    and 100 MB.
-    """
-
-    BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-
-    def __init__(self, params: Params, rate: float) -> None:
-        self.params, self.rate = params, rate
-        self.steps = 0
-        self.mean = {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
-        self.square = {name: torch.zeros_like(p, requires_grad=False) for name, p in params.items()}
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter by its gradient."""
-        self.steps += 1
-        rate = self.rate / (1 - self.BETA_1**self.steps)
-        correction = math.sqrt(1 - self.BETA_2**self.steps)
-        for name, p in self.params.items():
-            if p.grad is None:
-                continue
-            mean, square = self.mean[name], self.square[name]
-            mean.lerp_(p.grad, 1 - self.BETA_1)
-            square.mul_(self.BETA_2).addcmul_(p.grad, p.grad, value=1 - self.BETA_2)
-            p.addcdiv_(mean, square.sqrt().div_(correction).add_(self.EPSILON), value=-rate)
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+NETWORKS = ("actor", "critic", "actor_target", "critic_target")
+MOMENTS = ("actor_mean", "actor_square", "critic_mean", "critic_square")
 
 
 def clip(gradients: list[torch.Tensor], limit: float, scale: float = 1.0) -> torch.Tensor:
@@ -62,114 +42,147 @@ def clip(gradients: list[torch.Tensor], limit: float, scale: float = 1.0) -> tor
     return norms
 
 
+@torch.no_grad()
+def adam(params: Params, gradients: Params, mean: Params, square: Params, rate: float, steps: int,
+         decay: float = 0.0) -> None:  # fmt: skip
+    """Step number `steps` of Adam (Kingma and Ba, 2015) with decoupled weight decay, in place.
+
+    The same steps as torch.optim.AdamW, whose import of the compiler costs each start a second
+    and 100 MB.
+    """
+    size = rate / (1 - BETA_1**steps)
+    correction = math.sqrt(1 - BETA_2**steps)
+    for name, p in params.items():
+        gradient = gradients[name]
+        mean[name].lerp_(gradient, 1 - BETA_1)
+        square[name].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+        p.mul_(1 - rate * decay)
+        p.addcdiv_(mean[name], square[name].sqrt().div_(correction).add_(EPSILON), value=-size)
+
+
 class Learners:
-    """Actors, critics, their targets and their optimisers."""
+    """Actors, critics, their targets and the moments of their optimisers."""
 
     def __init__(
         self, actor_shape: Shape, critic_shape: Shape, settings: Settings,
         generator: torch.Generator, device: torch.device,
     ) -> None:  # fmt: skip
         self.settings = settings
-        self.context = settings.context
-        count = settings.learners
-        self.actor = _leaves(networks.initial(actor_shape, count, generator), device)
-        self.critic = _leaves(networks.initial(critic_shape, count, generator), device)
-        self.actor_target = {name: p.detach().clone() for name, p in self.actor.items()}
-        self.critic_target = {name: p.detach().clone() for name, p in self.critic.items()}
-        self._actor_adam = Adam(self.actor, settings.actor_rate)
-        self._critic_adam = Adam(self.critic, settings.critic_rate)
+        self.count, self.steps = settings.learner_count, 0
+        actor = _on(networks.initial(actor_shape, self.count, generator), device)
+        critic = _on(networks.initial(critic_shape, self.count, generator), device)
+        self.nets: dict[str, Params] = {
+            "actor": actor, "critic": critic,
+            "actor_target": _like(actor, torch.clone), "critic_target": _like(critic, torch.clone),
+            "actor_mean": _like(actor, torch.zeros_like),
+            "actor_square": _like(actor, torch.zeros_like),
+            "critic_mean": _like(critic, torch.zeros_like),
+            "critic_square": _like(critic, torch.zeros_like),
+        }  # fmt: skip
+        self._shared = False
 
-    def update(self, inputs: torch.Tensor, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    @property
+    def actor(self) -> Params:
+        """The learners' actors."""
+        return self.nets["actor"]
+
+    def update(self, exchange: Exchange, batches: list[Transitions]) -> torch.Tensor:
         """One update from micro-batches of [L, B] transitions; returns critic losses [L]."""
-        total = torch.zeros(self.settings.learners, device=inputs.device)
-        _clear(self.critic)
-        for batch in batches:
-            losses = self.critic_losses(inputs, batch)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-            total += losses.detach()
-        self._step(self._critic_adam, len(batches))
-        _clear(self.actor)
-        frozen = {name: p.detach() for name, p in self.critic.items()}
-        for batch in batches:
-            self.actor_losses(inputs, batch, frozen).sum().backward()  # type: ignore[no-untyped-call]
-        self._step(self._actor_adam, len(batches))
-        self._follow()
-        return total / len(batches)
+        self._unshare()
+        self.steps += 1
+        losses = []
+        for group in groups(self.count, self.settings.group):
+            nets = {name: of_group(params, group) for name, params in self.nets.items()}
+            own = [of_group(batch, group) for batch in batches]
+            losses.append(self._update_group(exchange, nets, own))
+        return torch.cat(losses)
 
-    def critic_losses(self, inputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def critic_losses(
+        self, exchange: Exchange, nets: dict[str, Params], batch: Transitions
+    ) -> torch.Tensor:
         """Mean squared temporal difference of each learner, [L]."""
+        day, market = batch["day"].long(), exchange.market
         with torch.no_grad():
-            after = self._windows(inputs, batch["day"].long() + 1)
-            codes = networks.sampled_codes(self.actor_target, after)
-            action = networks.act(self.actor_target, codes, batch["next_book"])
-            codes = networks.sampled_codes(self.critic_target, after)
-            later = networks.value(self.critic_target, codes, batch["next_book"], action)
+            book = exchange.beside(batch["next_book"])
+            seen, present = market.view.at(day + 1), market.present[day + 1]
+            part = networks.market_part(nets["actor_target"], seen, present, market.places)
+            action = networks.act(nets["actor_target"], part, book, market.listed[day + 1])
+            part = networks.market_part(nets["critic_target"], seen, present, market.places)
+            later = networks.value(nets["critic_target"], part, book, action)
             goal = batch["reward"] + self.settings.discount * later * (~batch["done"]).float()
-        codes = networks.sampled_codes(self.critic, self._windows(inputs, batch["day"].long()))
-        now = networks.value(self.critic, codes, batch["book"], batch["action"])
+        seen, present = market.view.at(day), market.present[day]
+        part = networks.market_part(nets["critic"], seen, present, market.places)
+        book = exchange.beside(batch["book"])
+        now = networks.value(nets["critic"], part, book, batch["action"])
         return (now - goal).square().mean(1)
 
     def actor_losses(
-        self, inputs: torch.Tensor, batch: dict[str, torch.Tensor], critic: Params
+        self, exchange: Exchange, nets: dict[str, Params], batch: Transitions
     ) -> torch.Tensor:
         """Minus the mean value of each learner's own actions, [L]."""
-        windows = self._windows(inputs, batch["day"].long())
-        action = networks.act(
-            self.actor, networks.sampled_codes(self.actor, windows), batch["book"]
-        )
-        codes = networks.sampled_codes(critic, windows)
-        return -networks.value(critic, codes, batch["book"], action).mean(1)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Parameters, targets and optimiser moments by name."""
-        result: dict[str, torch.Tensor] = {}
-        for group, params in self._groups().items():
-            result |= {f"{group}/{name}": p.detach() for name, p in params.items()}
-        for group, adam in self._optimisers().items():
-            result[f"{group}/steps"] = torch.tensor(adam.steps)
-        return result
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `tensors` gave, by copy."""
+        day, market = batch["day"].long(), exchange.market
+        seen, present = market.view.at(day), market.present[day]
+        book = exchange.beside(batch["book"])
+        part = networks.market_part(nets["actor"], seen, present, market.places)
+        action = networks.act(nets["actor"], part, book, market.listed[day])
         with torch.no_grad():
-            for group, params in self._groups().items():
-                for name, p in params.items():
-                    p.copy_(tensors[f"{group}/{name}"])
-        for group, adam in self._optimisers().items():
-            adam.steps = int(tensors[f"{group}/steps"])
+            part = networks.market_part(nets["critic"], seen, present, market.places)
+        return -networks.value(nets["critic"], part, book, action).mean(1)
 
-    def _groups(self) -> dict[str, Params]:
-        moments = {
-            f"{group}/{moment}": params
-            for group, adam in self._optimisers().items()
-            for moment, params in (("mean", adam.mean), ("square", adam.square))
-        }
-        return {"actor": self.actor, "critic": self.critic, "actor_target": self.actor_target,
-                "critic_target": self.critic_target, **moments}  # fmt: skip
+    def share(self) -> dict[str, Params]:
+        """All tensors as they are now, without a copy; nothing writes to them from here on."""
+        self._shared = True
+        return {name: dict(params) for name, params in self.nets.items()}
 
-    def _optimisers(self) -> dict[str, Adam]:
-        return {"actor_adam": self._actor_adam, "critic_adam": self._critic_adam}
+    def take(self, nets: dict[str, Params], steps: int) -> None:
+        """Go on from tensors of the same shapes, which are not written to."""
+        device = self.actor["out.b"].device
+        self.nets = {name: _on(nets[name], device) for name in self.nets}
+        self.steps, self._shared = steps, True
 
-    def _windows(self, inputs: torch.Tensor, days: torch.Tensor) -> torch.Tensor:
-        back = torch.arange(1 - self.context, 1, device=days.device)
-        return inputs[days.unsqueeze(-1) + back]
+    def _update_group(
+        self, exchange: Exchange, nets: dict[str, Params], batches: list[Transitions]
+    ) -> torch.Tensor:
+        total = torch.zeros(len(nets["actor"]["out.b"]), device=nets["actor"]["out.b"].device)
+        leaves = _leaves(nets["critic"])
+        for batch in batches:
+            losses = self.critic_losses(exchange, {**nets, "critic": leaves}, batch)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            total += losses.detach()
+        self._step(nets, "critic", leaves, len(batches), self.settings.critic_rate)
+        leaves = _leaves(nets["actor"])
+        for batch in batches:
+            self.actor_losses(exchange, {**nets, "actor": leaves}, batch).sum().backward()  # type: ignore[no-untyped-call]
+        self._step(nets, "actor", leaves, len(batches), self.settings.actor_rate)
+        for name in ("actor", "critic"):
+            for key, p in nets[name].items():
+                nets[f"{name}_target"][key].lerp_(p, self.settings.tau)
+        return total / len(batches)
 
-    def _step(self, adam: Adam, scale: int) -> None:
-        gradients = [p.grad for p in adam.params.values() if p.grad is not None]
-        clip(gradients, self.settings.clip, float(scale))
-        adam.step()
+    def _step(
+        self, nets: dict[str, Params], name: str, leaves: Params, parts: int, rate: float
+    ) -> None:
+        gradients = {key: p.grad for key, p in leaves.items() if p.grad is not None}
+        clip(list(gradients.values()), self.settings.clip, float(parts))
+        moved = {key: nets[name][key] for key in gradients}
+        adam(moved, gradients, nets[f"{name}_mean"], nets[f"{name}_square"], rate, self.steps,
+             self.settings.decay)  # fmt: skip
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        for target, params in ((self.actor_target, self.actor), (self.critic_target, self.critic)):
-            for name, p in params.items():
-                target[name].lerp_(p, self.settings.tau)
+    def _unshare(self) -> None:
+        if self._shared:
+            for params in self.nets.values():
+                for name in params:
+                    params[name] = params[name].clone()
+            self._shared = False
 
 
-def _leaves(params: Params, device: torch.device) -> Params:
-    return {name: p.to(device).requires_grad_() for name, p in params.items()}
+def _on(params: Params, device: torch.device) -> Params:
+    return {name: p.to(device) for name, p in params.items()}
 
 
-def _clear(params: Params) -> None:
-    for p in params.values():
-        p.grad = None
+def _like(params: Params, make: Callable[[torch.Tensor], torch.Tensor]) -> Params:
+    return {name: make(p) for name, p in params.items()}
+
+
+def _leaves(params: Params) -> Params:
+    return {name: p.detach().requires_grad_() for name, p in params.items()}

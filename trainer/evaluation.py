@@ -1,12 +1,13 @@
 """What the agents are worth beside policies that know nothing, on days they never trained on.
 
-A split is traded through in one go, costs included; the agents' clock of time left starts anew
-every `horizon` days, as in training.
+A split is traded through in one go, costs included; an episode's clock starts anew with every
+episode's length, as in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,48 +16,71 @@ from trainer.environment import Book, Exchange
 from trainer.market import Split
 from trainer.networks import Params
 from trainer.randomness import stream
-from trainer.rollout import market_codes
+from trainer.rollout import groups, market_rows, of_group
 from trainer.signals import STOP
 
 Policy = Callable[[int, Book, torch.Tensor, torch.Tensor], torch.Tensor]
-"""From step, book, day [N] and portfolio state [P, N, K] to an action [P, N, A]."""
+"""From step, book, day [N] and portfolio [P, N, K] to target weights [P, N, A]."""
 
 BASELINES = ("do-nothing", "buy-and-hold", "equal-weight", "random")
 
 
+@dataclass(frozen=True)
+class Step:
+    """One day of trading: the books before and after, and the log returns [P, 1]."""
+
+    day: int
+    before: Book
+    after: Book
+    gain: torch.Tensor
+
+
 @torch.no_grad()
-def trade(
-    exchange: Exchange, split: Split, horizon: int, policy: Policy, agents: int = 1
-) -> torch.Tensor:
-    """Log return [P] of a policy over a whole split."""
-    book = exchange.open_books(agents, 1)
-    day = torch.tensor([split.first], device=book.cash.device)
-    total = torch.zeros_like(book.cash)
+def walk(exchange: Exchange, split: Split, policy: Policy, agents: int = 1) -> Iterator[Step]:
+    """Trade a policy through a whole split, day by day."""
+    book, length = exchange.open_books(agents, 1), exchange.rules.length
     for step in range(split.steps):
         STOP.check()
-        seen = exchange.observe(book, day, 1.0 - (step % horizon) / horizon)
-        book, gain = exchange.step(book, day, policy(step, book, day, seen))
-        total += gain
-        day = day + 1
-    return total.squeeze(1)
+        day = torch.tensor([split.first + step], device=book.cash.device)
+        seen = exchange.observe(book, day, 1.0 - (step % length) / length)
+        after, gain = exchange.step(book, day, policy(step, book, day, seen), step % length)
+        yield Step(split.first + step, book, after, gain)
+        book = after
+
+
+def trade(exchange: Exchange, split: Split, policy: Policy, agents: int = 1) -> torch.Tensor:
+    """Log return [P] of a policy over a whole split."""
+    gains = [step.gain for step in walk(exchange, split, policy, agents)]
+    return torch.stack(gains).sum(0).squeeze(1)
+
+
+@torch.no_grad()
+def policy_of(exchange: Exchange, split: Split, actors: Params) -> Policy:
+    """The agents' own policy on a split."""
+    rows = market_rows(actors, exchange.market, [split.first], split.steps)
+
+    @torch.no_grad()
+    def policy(step: int, _book: Book, day: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        listed = exchange.market.listed[day]
+        return networks.act(actors, rows[:, :, step], exchange.beside(seen), listed)
+
+    return policy
 
 
 def agents_returns(
-    exchange: Exchange, split: Split, horizon: int, context: int, actors: Params
+    exchange: Exchange, split: Split, actors: Params, group_size: int
 ) -> list[float]:
     """Log return of each actor over a split."""
-    codes = market_codes(actors, exchange.market.inputs, [split.first], split.steps, context)
-
-    def policy(step: int, _book: Book, _day: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        return networks.act(actors, codes[:, :, step], seen)
-
-    with torch.no_grad():
-        result = trade(exchange, split, horizon, policy, len(actors["out.b"]))
-    return [float(x) for x in result.tolist()]
+    result: list[float] = []
+    for group in groups(len(actors["out.b"]), group_size):
+        some = of_group(actors, group)
+        total = trade(exchange, split, policy_of(exchange, split, some), len(group))
+        result += [float(x) for x in total.tolist()]
+    return result
 
 
-def baseline_returns(exchange: Exchange, split: Split, horizon: int, seed: int) -> dict[str, float]:
-    """Log return over a split of each policy that looks at nothing."""
+def baseline_policies(exchange: Exchange, split: Split, seed: int) -> dict[str, Policy]:
+    """The policies that look at nothing."""
     assets = exchange.market.assets
     device = exchange.market.known.device
     noise = torch.rand(split.steps, 1, 1, assets, generator=stream(seed, "random-policy"))
@@ -67,7 +91,7 @@ def baseline_returns(exchange: Exchange, split: Split, horizon: int, seed: int) 
         here = exchange.market.listed[day].double()
         return (here / here.sum(-1, keepdim=True).clamp_min(1.0)).unsqueeze(0)
 
-    policies: dict[str, Policy] = {
+    return {
         "do-nothing": lambda _step, _book, _day, _seen: nothing,
         "buy-and-hold": lambda step, book, day, _seen: (
             exchange.weights(book, day) if step else equal(day)
@@ -75,6 +99,17 @@ def baseline_returns(exchange: Exchange, split: Split, horizon: int, seed: int) 
         "equal-weight": lambda _step, _book, day, _seen: equal(day),
         "random": lambda step, _book, _day, _seen: noise[step],
     }
-    return {
-        name: float(trade(exchange, split, horizon, policies[name]).item()) for name in BASELINES
-    }
+
+
+def unruled(exchange: Exchange) -> Exchange:
+    """The same costs and cap without periods and limits: what a baseline trades by."""
+    rules = replace(exchange.rules, horizon=1, settlement=0, max_positions=0, sale_target=0.0,
+                    max_holding=0)  # fmt: skip
+    return Exchange(exchange.market, rules)
+
+
+def baseline_returns(exchange: Exchange, split: Split, seed: int) -> dict[str, float]:
+    """Log return over a split of each policy that looks at nothing."""
+    free = unruled(exchange)
+    policies = baseline_policies(free, split, seed)
+    return {name: float(trade(free, split, policies[name]).item()) for name in BASELINES}

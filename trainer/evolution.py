@@ -1,13 +1,15 @@
 """Selection, crossover and mutation of stacked actors; the population never changes its size.
 
 Elites stay in their own slots, untouched, so that their files in two checkpoints are the same
-bytes. Every other slot gets a child: a parent chosen by tournament, by chance mixed neuron by
-neuron with a second one, by chance mutated.
+bytes. Every other slot gets a child: a parent chosen by tournament, by chance crossed with a second
+one, by chance mutated. How two parents are crossed and a child is mutated is `variation`'s: plain
+here (neuron by neuron, and noise on a share of the weights), or as in `proximal`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,37 +35,76 @@ class Ranking:
         return Ranking(tuple(sorted(range(len(fitness)), key=lambda i: (-worth(i), i))))
 
 
-@torch.no_grad()
-def evolve(actors: Params, ranking: Ranking, settings: Settings, generation: int) -> Params:
-    """The next population; draws depend on seed and generation alone."""
-    seed, size = settings.seed, len(ranking.order)
-    place = {agent: rank for rank, agent in enumerate(ranking.order)}
-    slots = sorted(ranking.order[settings.elite_count :])
-    draw = stream(seed, "evolution", generation)
+@dataclass(frozen=True)
+class Births:
+    """Who is born where, of whom: slots, their parents, and whom chance crosses and mutates."""
 
-    def winner(slot: int, parent: int) -> int:
-        names = ("tournament", generation, slot, parent)
-        entrants = (below(size, seed, *names, i) for i in range(settings.tournament))
-        return min(entrants, key=place.__getitem__)
+    slots: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    crossed: torch.Tensor
+    mutated: torch.Tensor
 
-    device = actors["out.b"].device
-    first = torch.tensor([winner(slot, 0) for slot in slots], device=device)
-    second = torch.tensor([winner(slot, 1) for slot in slots], device=device)
-    crossed = torch.rand(len(slots), generator=draw) < settings.crossover
-    mutated = torch.rand(len(slots), generator=draw) < settings.mutation
-    widths = {layer: actors[name].shape[-1] for name, layer in NEURONS.items()}
-    swaps = {
-        layer: (torch.rand(len(slots), 1, width, generator=draw) < 0.5) & crossed.view(-1, 1, 1)
-        for layer, width in widths.items()
-    }
-    where = torch.tensor(slots, device=device)
+    @staticmethod
+    def draw(ranking: Ranking, settings: Settings, generation: int) -> Births:
+        """Draws depend on seed and generation alone; tensors are on the CPU."""
+        seed, size = settings.seed, len(ranking.order)
+        place = {agent: rank for rank, agent in enumerate(ranking.order)}
+        slots = sorted(ranking.order[settings.elite_count :])
+
+        def winner(slot: int, parent: int) -> int:
+            names = ("tournament", generation, slot, parent)
+            entrants = (below(size, seed, *names, i) for i in range(settings.tournament))
+            return min(entrants, key=place.__getitem__)
+
+        chance = torch.rand(2, len(slots), generator=stream(seed, "births", generation))
+        return Births(
+            torch.tensor(slots),
+            torch.tensor([winner(slot, 0) for slot in slots]),
+            torch.tensor([winner(slot, 1) for slot in slots]),
+            chance[0] < settings.crossover,
+            chance[1] < settings.mutation,
+        )
+
+    def parents(self, population: int) -> torch.Tensor:
+        """For each slot of the next population the agent it descends from first."""
+        result = torch.arange(population)
+        result[self.slots] = self.first
+        return result
+
+
+Variation = Callable[[Params, Births, Settings, int], Params]
+"""From the population and the births of a generation to the children, stacked."""
+
+
+def evolve(
+    actors: Params, births: Births, settings: Settings, generation: int, variation: Variation
+) -> Params:
+    """The next population."""
+    children = variation(actors, births, settings, generation)
+    where = births.slots.to(actors["out.b"].device)
     result = {}
     for name, params in actors.items():
-        swap = swaps[NEURONS[name]].to(device)
-        child = torch.where(swap, params[second], params[first])
-        child = child + _mutation(child, mutated, settings, draw)
         result[name] = params.clone()
-        result[name][where] = child
+        result[name][where] = children[name]
+    return result
+
+
+@torch.no_grad()
+def plain(actors: Params, births: Births, settings: Settings, generation: int) -> Params:
+    """Children of neurons taken by chance from either parent, and of noise."""
+    draw = stream(settings.seed, "evolution", generation)
+    device, count = actors["out.b"].device, len(births.slots)
+    first, second = births.first.to(device), births.second.to(device)
+    widths = {layer: actors[name].shape[-1] for name, layer in NEURONS.items()}
+    swaps = {
+        layer: (torch.rand(count, 1, width, generator=draw) < 0.5) & births.crossed.view(-1, 1, 1)
+        for layer, width in widths.items()
+    }
+    result = {}
+    for name, params in actors.items():
+        child = torch.where(swaps[NEURONS[name]].to(device), params[second], params[first])
+        result[name] = child + _mutation(child, births.mutated, settings, draw)
     return result
 
 

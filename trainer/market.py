@@ -23,6 +23,7 @@ from trainer import features
 from trainer.csv_reader import Table, read_csv
 from trainer.errors import BadData, UsageFault
 from trainer.settings import Settings
+from trainer.view import View
 
 CACHE_FORMAT = "v1"
 
@@ -45,8 +46,12 @@ class Split:
 class Market:
     """One data file on one device. D days, S series, A tradable series, I inputs of a day."""
 
-    inputs: torch.Tensor
-    """[D, I] float32: standardised features and a mask per series; 0 where there is no value."""
+    view: View
+    """What agents see: standardised features and a mask of each series; 0 where there is none."""
+    present: torch.Tensor
+    """[D, S] bool: there is a close that day, of every series."""
+    places: torch.Tensor
+    """[A]: where the tradable series stand among all."""
     opens: torch.Tensor
     """[D, A] float64, NaN where nothing traded at the open."""
     known: torch.Tensor
@@ -104,12 +109,13 @@ def build(
     train = Split("train", first, train_days - 2)
     validation = Split("validation", train_days - 1, train_days + validation_days - 2)
     holdout = Split("hold-out", train_days + validation_days - 1, days - 2)
-    if train.steps < settings.horizon or validation.steps < 2 or holdout.steps < 2:
+    length = settings.horizon + settings.settlement
+    if train.steps < length or validation.steps < 2 or holdout.steps < 2:
         raise BadData(
             path,
             f"{days} days are too few: training has {train_days} of them and needs "
-            f"{settings.context + settings.horizon} (context {settings.context} + horizon "
-            f"{settings.horizon}), validation and hold-out need 2 each",
+            f"{settings.context + length} (context {settings.context} + an episode's "
+            f"{length}), validation and hold-out need 2 each",
         )
     chosen = _tradable(path, table, settings)
     raw = features.compute(table.values)
@@ -122,7 +128,9 @@ def build(
     begun = np.cumsum(listed, axis=0) > 0
     known = np.nan_to_num(features.filled(close), nan=0.0)
     return Market(
-        inputs=torch.tensor(inputs.reshape(days, -1), device=device),
+        view=View.of(torch.tensor(inputs, device=device), settings.context, settings.recent),
+        present=torch.tensor(present, device=device),
+        places=torch.tensor(chosen, device=device),
         opens=torch.tensor(table.values[:, chosen, 0], device=device),
         known=torch.tensor(known, device=device),
         listed=torch.tensor(listed, device=device),

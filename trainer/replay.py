@@ -55,8 +55,8 @@ class Replay:
         return {name: column[rows] for name, column in self.columns.items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The filled rows and the place of the next one."""
-        filled = {name: column[: self.size] for name, column in self.columns.items()}
+        """A copy of the filled rows, and the place of the next one."""
+        filled = {name: column[: self.size].clone() for name, column in self.columns.items()}
         return {**filled, "position": torch.tensor(self.position)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:

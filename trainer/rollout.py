@@ -1,4 +1,8 @@
-"""Episodes: the same starts for every agent of a generation, drawn from a counter."""
+"""Episodes: the same starts for every agent of a generation, drawn from a counter.
+
+Agents play in groups of a fixed size, whatever the number of workers: a product of matrices may
+round otherwise when its size is another, and fitness must not depend on who plays where.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +12,53 @@ import torch
 
 from trainer import networks
 from trainer.environment import Exchange
-from trainer.market import Split
+from trainer.market import Market, Split
 from trainer.networks import Params
 from trainer.randomness import below
 from trainer.signals import STOP
 
 REWARD_SCALE = 100.0  # rewards are log returns in percent
 
+Transitions = dict[str, torch.Tensor]
+"""day [M] int32, book and next_book [M, K], action [M, A], reward [M], done [M] bool."""
+
 
 @dataclass(frozen=True)
 class Experience:
-    """What came of a generation's episodes: M transitions and each agent's mean log return."""
+    """What came of a generation's episodes: M transitions and each agent's log returns."""
 
     returns: torch.Tensor
-    """[P] float64."""
-    transitions: dict[str, torch.Tensor]
-    """day [M] int32, book and next_book [M, K], action [M, A], reward [M], done [M] bool."""
+    """[P, N] float64: each agent's log return in each episode."""
+    transitions: Transitions
+    """In the order of steps, agents, episodes."""
 
 
-def starts(split: Split, horizon: int, episodes: int, seed: int, generation: int) -> list[int]:
+def starts(split: Split, length: int, episodes: int, seed: int, generation: int) -> list[int]:
     """First days of a generation's episodes; they depend on seed, generation and episode alone."""
-    room = split.steps - horizon + 1
+    room = split.steps - length + 1
     return [
         split.first + below(room, seed, "episode-start", generation, episode)
         for episode in range(episodes)
     ]
 
 
-def market_codes(
-    params: Params, inputs: torch.Tensor, first_days: list[int], horizon: int, context: int
-) -> torch.Tensor:
-    """The market's hidden part [P, N, T, H] for `horizon` days of each episode."""
+def groups(agents: int, size: int) -> list[range]:
+    """The agents in groups of `size`; the last may be smaller."""
+    return [range(first, min(first + size, agents)) for first in range(0, agents, size)]
+
+
+def of_group(params: Params, group: range) -> Params:
+    """The parameters of some agents, without a copy."""
+    return {name: p[group.start : group.stop] for name, p in params.items()}
+
+
+def market_rows(params: Params, market: Market, first_days: list[int], length: int) -> torch.Tensor:
+    """The market's part [P, N, T, A, H] for `length` days of each episode."""
     parts = []
     for first in first_days:
         STOP.check()
-        days = inputs[first - context + 1 : first + horizon]
-        parts.append(networks.window_codes(params, networks.day_codes(params, days), context))
+        seen, listed = market.view.row(first, length), market.present[first : first + length]
+        parts.append(networks.market_part(params, seen, listed, market.places))
     return torch.stack(parts, dim=1)
 
 
@@ -52,35 +67,32 @@ def play(
     exchange: Exchange,
     actors: Params,
     first_days: list[int],
-    horizon: int,
-    context: int,
     noise: torch.Tensor | None = None,
 ) -> Experience:
-    """All agents play all episodes together; `noise` [T, L, N, A] goes to the last L agents."""
-    agents, episodes = len(actors["out.b"]), len(first_days)
-    market = market_codes(actors, exchange.market.inputs, first_days, horizon, context)
+    """All these agents play all episodes together; `noise` [T, P, N, A + 1] is on their scores."""
+    agents, episodes, length = len(actors["out.b"]), len(first_days), exchange.rules.length
+    market = market_rows(actors, exchange.market, first_days, length)
     day = torch.tensor(first_days, device=market.device)
     book = exchange.open_books(agents, episodes)
     seen = exchange.observe(book, day, 1.0)
     steps: dict[str, list[torch.Tensor]] = {
         name: [] for name in ("day", "book", "action", "reward", "next_book")
     }
-    for step in range(horizon):
+    for step in range(length):
         STOP.check()
-        action = networks.act(actors, market[:, :, step], seen)
-        if noise is not None and noise.numel():
-            loud = (action[-noise.shape[1] :] + noise[step]).clamp(-1.0, 1.0)
-            action = torch.cat([action[: -noise.shape[1]], loud])
-        book, gain = exchange.step(book, day, action)
-        after = exchange.observe(book, day + 1, 1.0 - (step + 1) / horizon)
+        listed = exchange.market.listed[day]
+        loud = None if noise is None else noise[step]
+        action = networks.act(actors, market[:, :, step], exchange.beside(seen), listed, loud)
+        book, gain = exchange.step(book, day, action, step)
+        after = exchange.observe(book, day + 1, 1.0 - (step + 1) / length)
         for name, part in (("day", day.int().expand(agents, -1)), ("book", seen),
                            ("action", action), ("reward", gain), ("next_book", after)):  # fmt: skip
             steps[name].append(part)
         day, seen = day + 1, after
     joined = {name: torch.stack(parts) for name, parts in steps.items()}
-    returns = joined["reward"].sum(0).mean(-1)
+    returns = joined["reward"].sum(0)
     joined["reward"] = (joined["reward"] * REWARD_SCALE).float()
-    done = torch.zeros((horizon, agents, episodes), dtype=torch.bool, device=day.device)
+    done = torch.zeros((length, agents, episodes), dtype=torch.bool, device=day.device)
     done[-1] = True
     joined["done"] = done
     return Experience(returns, {name: part.flatten(0, 2) for name, part in joined.items()})

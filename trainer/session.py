@@ -18,7 +18,7 @@ import torch
 from trainer import checkpoint, evaluation, market, settings, state, synthetic
 from trainer.checkpoint import Loaded
 from trainer.display import Display, percent
-from trainer.environment import Exchange
+from trainer.environment import Exchange, Rules
 from trainer.errors import BadData, UsageFault
 from trainer.saver import Saver
 from trainer.settings import DEMO, DEMO_STEP, Settings
@@ -196,7 +196,7 @@ def _exchange(chosen: Settings, loaded: Loaded | None, device: torch.device) -> 
                 f"the run was started with {then} ({loaded.state['settings']['data']})"
             )
     loaded_market = market.load(path, chosen, device)
-    return Exchange(loaded_market, chosen.costs_bps, chosen.exposure)
+    return Exchange(loaded_market, Rules.of(chosen))
 
 
 @contextlib.contextmanager
@@ -221,14 +221,13 @@ def _lock(run_dir: Path) -> Iterator[None]:
 
 
 def _results(exchange: Exchange, current: TrainState) -> dict[str, dict[str, float]]:
-    """Log returns of the champion and of the baselines on validation and hold-out."""
-    chosen, champion = current.settings, current.champion
-    actor = {name: p[champion : champion + 1] for name, p in current.actors.items()}
+    """Log returns of the best actor and of the baselines on validation and hold-out."""
+    chosen = current.settings
     columns = {}
     for split in (exchange.market.validation, exchange.market.holdout):
-        mine = evaluation.agents_returns(exchange, split, chosen.horizon, chosen.context, actor)
-        others = evaluation.baseline_returns(exchange, split, chosen.horizon, chosen.seed)
-        columns[split.name] = {"champion": mine[0], **others}
+        mine = evaluation.agents_returns(exchange, split, current.chosen, chosen.group)
+        others = evaluation.baseline_returns(exchange, split, chosen.seed)
+        columns[split.name] = {"best": mine[0], **others}
     return columns
 
 

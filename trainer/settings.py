@@ -16,7 +16,7 @@ from trainer.errors import UsageFault
 
 DEMO: Mapping[str, str] = {
     "generations": "12", "population": "6", "context": "10", "horizon": "40", "episodes": "4",
-    "hidden": "48", "day_width": "16", "updates": "60", "batch": "64", "replay": "20000",
+    "hidden": "48", "updates": "60", "batch": "64", "replay": "20000",
     "threads": "1",
 }  # fmt: skip
 DEMO_STEP = 12  # generations that another --demo --resume adds to a finished run
@@ -75,13 +75,25 @@ class Settings:
         high=0.9,
     )
     context: int = _setting(20, "Days that an agent sees at once.", low=1, high=5000)
+    recent: int = _setting(
+        4, "Newest days that are seen one by one; older ones as means of spans that double.", low=1
+    )
     horizon: int = _setting(60, "Trading days of an episode.", low=1, high=5000)
+    settlement: int = _setting(
+        0, "Days after them in which positions are only closed, the last ones by force.", low=0
+    )
+    max_positions: int = _setting(0, "Series that may be held at once; 0: no limit.", low=0)
+    sale_target: float = _setting(
+        0.0, "Gain at which a position is sold, such as 0.1 for 10 %; 0: never.", low=0
+    )
+    max_holding: int = _setting(0, "Days after which a position is sold; 0: never.", low=0)
     episodes: int = _setting(4, "Episodes of a generation, the same for every agent.", low=1)
     costs_bps: float = _setting(
         10.0, "Costs of a trade in basis points of its value.", low=0, high=1000
     )
     exposure: float = _setting(1.0, "Cap on the sum of the target weights.", low=0.01, high=1)
     population: int = _setting(16, "Actors in the population.", low=2, high=10000)
+    group: int = _setting(4, "Agents that play as one batch, on whichever worker.", low=1)
     elites: float = _setting(
         0.2, "Share of the population that survives unchanged.", low=0, high=0.9
     )
@@ -94,26 +106,48 @@ class Settings:
     mutation_scale: float = _setting(
         0.1, "Size of a mutation against the size of the layer's weights.", low=0
     )
-    learners: int = _setting(1, "DDPG learners on the shared replay buffer.", low=0, high=1000)
+    scheme: str = _setting(
+        "injected",
+        "injected: learners beside the population, whose actors enter it; everyone: each agent of "
+        "the population is a learner.",
+        choices=("injected", "everyone"),
+    )
+    variation: str = _setting(
+        "plain",
+        "plain: weights are crossed and mutated as they are; proximal: distilled and safely "
+        "mutated (PDERL).",
+        choices=("plain", "proximal"),
+    )
+    distil_updates: int = _setting(12, "Imitation updates of a distilled child.", low=0)
+    learners: int = _setting(
+        1, "DDPG learners on the shared replay buffer, with the injected scheme.", low=0, high=1000
+    )
     inject_every: int = _setting(1, "Generations between injections of the learners.", low=1)
     updates: int = _setting(100, "Gradient updates in a generation.", low=0)
     batch: int = _setting(64, "Transitions in a micro-batch, per learner.", low=1)
     accumulate: int = _setting(1, "Micro-batches whose gradients make one update.", low=1)
     replay: int = _setting(100_000, "Transitions the replay buffer holds.", low=1)
-    discount: float = _setting(0.9, "Discount of the next day's value.", low=0, high=1)
-    tau: float = _setting(0.005, "Step of the target networks towards the networks.", low=0, high=1)
-    actor_rate: float = _setting(1e-4, "Learning rate of the actors.", low=0)
+    discount: float = _setting(0.5, "Discount of the next day's value.", low=0, high=1)
+    tau: float = _setting(0.02, "Step of the target networks towards the networks.", low=0, high=1)
+    actor_rate: float = _setting(1e-3, "Learning rate of the actors.", low=0)
     critic_rate: float = _setting(1e-3, "Learning rate of the critics.", low=0)
     clip: float = _setting(1.0, "Largest norm of a learner's gradient.", low=1e-9)
-    noise: float = _setting(0.2, "Exploration noise on the learners' actions.", low=0)
-    hidden: int = _setting(128, "Width of the hidden layers.", low=1)
-    day_width: int = _setting(32, "Width of the code of one day.", low=1)
+    decay: float = _setting(0.0, "Weight decay, apart from the gradient.", low=0)
+    noise: float = _setting(
+        1.0, "Exploration noise on the scores of learners beside the population.", low=0
+    )
+    hidden: int = _setting(64, "Width of the hidden layers.", low=1)
     validate_every: int = _setting(5, "Generations between validations of the champion.", low=1)
 
     @property
     def elite_count(self) -> int:
         """Elites of a generation: at least one, and never everybody."""
         return min(max(1, round(self.elites * self.population)), self.population - 1)
+
+    @property
+    def learner_count(self) -> int:
+        """How many actors follow gradients."""
+        return self.population if self.scheme == "everyone" else self.learners
 
     @property
     def tradable_names(self) -> tuple[str, ...]:
@@ -218,10 +252,11 @@ def _consistency(settings: Settings) -> list[str]:
         )
     if settings.keep_last == 1:
         faults.append("--keep-last: at least 2 are kept, or 0 for all")
-    if settings.learners > settings.population - settings.elite_count:
+    room = settings.population - settings.elite_count
+    if settings.scheme == "injected" and settings.learners > room:
         faults.append(
             f"--learners {settings.learners}: they are injected in the places of agents that are "
-            f"no elites, and there are {settings.population - settings.elite_count} of those"
+            f"no elites, and there are {room} of those"
         )
     return faults + _plain_name(settings.run)
 

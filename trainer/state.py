@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 
 from trainer import networks
-from trainer.ddpg import Learners
-from trainer.environment import Exchange
-from trainer.networks import Params, Shape
+from trainer.ddpg import MOMENTS, NETWORKS, Learners
+from trainer.environment import BOOK_NUMBERS, Exchange
+from trainer.networks import NEURONS, Params, Shape
 from trainer.randomness import SCHEME, stream
 from trainer.replay import Replay
 from trainer.settings import Settings
@@ -22,72 +23,109 @@ Files = dict[str, dict[str, torch.Tensor]]
 """Tensors by file name and name."""
 
 
+@dataclass(frozen=True)
+class Best:
+    """The actor that was worth most on validation so far: what a run is for."""
+
+    actor: Params
+    """One agent, stacked."""
+    validation: float = -math.inf
+    generation: int = 0
+
+
 @dataclass
 class TrainState:
     """The population, the learners, the replay buffer and what has been seen so far."""
 
     settings: Settings
     data_hash: str
-    actors: Params
+    population: Params
+    """The actors; empty where each of them is a learner."""
     learners: Learners
     replay: Replay
+    best: Best
     generation: int = 0
     champion: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry a generation; what is in it follows from settings and data alone."""
-    _mark: tuple[Params, dict[str, torch.Tensor]] | None = None
+    _mark: tuple[Params, dict[str, Params], int] | None = None
+
+    @property
+    def actors(self) -> Params:
+        """The population's actors."""
+        return self.population or self.learners.actor
+
+    @property
+    def chosen(self) -> Params:
+        """The one actor that the run has come to: the best on validation, else the champion."""
+        if self.best.generation:
+            return self.best.actor
+        return {name: p[self.champion : self.champion + 1] for name, p in self.actors.items()}
 
     def mark(self) -> None:
         """Remember this boundary, for `rollback`."""
-        learners = {name: t.clone() for name, t in self.learners.tensors().items()}
-        self._mark = (self.actors, learners)
+        self._mark = (self.population, self.learners.share(), self.learners.steps)
         self.replay.mark()
 
     def rollback(self) -> None:
         """Return to the marked boundary after a generation that was broken off."""
         if self._mark is not None:
-            self.actors, learners = self._mark
-            self.learners.load(learners)
+            self.population, nets, steps = self._mark
+            self.learners.take(nets, steps)
             self.replay.rollback()
 
     def files(self) -> Files:
-        """A copy on the CPU of all tensors, in the files of a checkpoint: one per agent, so that
-        an elite that did not change is the same file again.
+        """All tensors on the CPU, in the files of a checkpoint: one for each agent and learner, so
+        that an elite that did not change is the same file again. Nothing writes to them later.
         """
-        digits = max(2, len(str(self.settings.population - 1)))
+        nets = self.learners.share()
+        if not self.population:
+            del nets["actor"]
         result: Files = {
-            f"agents/agent-{i:0{digits}d}.safetensors": {
-                name: p[i] for name, p in self.actors.items()
-            }
-            for i in range(self.settings.population)
+            **_one_each("agents/agent", {"": self.actors}, self.settings.population),
+            **_one_each("learners/learner", nets, self.learners.count),
+            "best.safetensors": self.best.actor,
+            "replay.safetensors": self.replay.tensors(),
         }
-        if self.settings.learners:
-            result["learner.safetensors"] = self.learners.tensors()
-        result["replay.safetensors"] = self.replay.tensors()
         return {
-            name: {key: t.detach().to("cpu", copy=True).contiguous() for key, t in tensors.items()}
+            name: {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
             for name, tensors in result.items()
         }
 
     def load(self, files: Files, saved: Mapping[str, Any]) -> None:
         """Take over a checkpoint's tensors and its state.json."""
-        device = self.actors["out.b"].device
-        agents = [tensors for name, tensors in sorted(files.items()) if name.startswith("agents/")]
-        self.actors = {
-            name: torch.stack([agent[name] for agent in agents]).to(device) for name in self.actors
+        device = self.best.actor["out.b"].device
+        # in the order of NEURONS, by which random numbers are drawn: a file has an order of its own
+        drawn = _stacked(files, "agents/", device)
+        agents = {name: drawn[name] for name in NEURONS}
+        learners = _stacked(files, "learners/", device)
+        nets = {
+            group: {name: learners[f"{group}/{name}"] for name in NEURONS}
+            for group in (*NETWORKS, *MOMENTS)
+            if f"{group}/out.b" in learners
         }
-        if self.settings.learners:
-            self.learners.load(files["learner.safetensors"])
+        if self.population:
+            self.population = agents
+        else:
+            nets["actor"] = agents
+        if self.learners.count:
+            self.learners.take(nets, int(saved["updates"]))
         self.replay.load(files["replay.safetensors"])
+        best = {name: files["best.safetensors"][name].to(device) for name in NEURONS}
+        chosen = saved["best"] or {}
+        self.best = Best(best, chosen.get("validation", -math.inf), chosen.get("generation", 0))
         self.generation = int(saved["generation"])
         self.champion = int(saved["champion"])
         self.history = list(saved["history"])
 
     def record(self) -> dict[str, Any]:
         """The part of state.json that follows from settings and data alone."""
+        best = {"validation": self.best.validation, "generation": self.best.generation}
         return {
             "generation": self.generation,
             "champion": self.champion,
+            "best": best if self.best.generation else None,
+            "updates": self.learners.steps,
             "data_hash": self.data_hash,
             "random": {"scheme": SCHEME, "seed": self.settings.seed, "counter": self.generation},
             "history": [dict(entry) for entry in self.history],
@@ -97,18 +135,27 @@ class TrainState:
 def fresh(settings: Settings, exchange: Exchange, device: torch.device) -> TrainState:
     """A run at generation 0."""
     market = exchange.market
-    sizes = {"inputs": market.inputs.shape[1], "context": settings.context,
-             "day_width": settings.day_width, "hidden": settings.hidden}  # fmt: skip
-    actor = Shape(**sizes, book=exchange.book_size, outputs=market.assets)
-    critic = Shape(**sizes, book=exchange.book_size + market.assets, outputs=1)
-    population = networks.initial(actor, settings.population, stream(settings.seed, "population"))
+    actor, critic = shapes(settings, exchange)
+    population: Params = {}
+    if settings.scheme == "injected":
+        drawn = networks.initial(actor, settings.population, stream(settings.seed, "population"))
+        population = {name: p.to(device) for name, p in drawn.items()}
+    learners = Learners(actor, critic, settings, stream(settings.seed, "learners"), device)
+    first = {name: p[:1].clone() for name, p in (population or learners.actor).items()}
     return TrainState(
         settings=settings,
         data_hash=market.data_hash,
-        actors={name: p.to(device) for name, p in population.items()},
-        learners=Learners(actor, critic, settings, stream(settings.seed, "learners"), device),
+        population=population,
+        learners=learners,
         replay=Replay(settings.replay, exchange.book_size, market.assets, device),
+        best=Best(first),
     )
+
+
+def shapes(settings: Settings, exchange: Exchange) -> tuple[Shape, Shape]:
+    """Of actors and of critics."""
+    sizes = {"inputs": exchange.market.view.width, "book": BOOK_NUMBERS, "hidden": settings.hidden}
+    return Shape(**sizes, outputs=1), Shape(**sizes, outputs=3)
 
 
 def digest(files: Files, record: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
@@ -125,3 +172,21 @@ def digest(files: Files, record: Mapping[str, Any], identity: Mapping[str, Any])
     document = {"record": dict(record), "settings": dict(identity)}
     total.update(json.dumps(document, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def _one_each(stem: str, nets: Mapping[str, Params], count: int) -> Files:
+    digits = max(2, len(str(count - 1)))
+    return {
+        f"{stem}-{i:0{digits}d}.safetensors": {
+            f"{group}/{name}" if group else name: p[i]
+            for group, params in nets.items()
+            for name, p in params.items()
+        }
+        for i in range(count)
+    }
+
+
+def _stacked(files: Files, folder: str, device: torch.device) -> Params:
+    each = [tensors for name, tensors in sorted(files.items()) if name.startswith(folder)]
+    names = each[0] if each else {}
+    return {name: torch.stack([one[name] for one in each]).to(device) for name in names}

@@ -1,4 +1,4 @@
-"""One generation: play, remember, learn, evolve, inject; broken off, it leaves no trace."""
+"""One generation: play, remember, learn, evolve, validate; broken off, it leaves no trace."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
-from trainer import evaluation, rollout
+from trainer import evaluation, networks, rollout
 from trainer.environment import Exchange
-from trainer.evolution import Ranking, evolve, inject
-from trainer.networks import stacked
+from trainer.evolution import Births, Ranking, Variation, evolve, inject, plain
+from trainer.networks import Params
+from trainer.proximal import Proximal
 from trainer.randomness import stream
+from trainer.rollout import Experience
 from trainer.signals import STOP
-from trainer.state import TrainState
+from trainer.state import Best, TrainState
 
 
 def advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
@@ -30,65 +32,140 @@ def advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
 
 def _advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
     settings, generation = state.settings, state.generation
-    population = settings.population
-    learner_actor = {name: p.detach() for name, p in state.learners.actor.items()}
     first_days = rollout.starts(
-        exchange.market.train, settings.horizon, settings.episodes, settings.seed, generation
+        exchange.market.train, exchange.rules.length, settings.episodes, settings.seed, generation
     )
-    device = exchange.market.inputs.device
-    noise_shape = (settings.horizon, settings.learners, settings.episodes, exchange.market.assets)
-    noise = torch.randn(noise_shape, generator=stream(settings.seed, "noise", generation))
-    played = rollout.play(
-        exchange,
-        stacked(state.actors, learner_actor),
-        first_days,
-        settings.horizon,
-        settings.context,
-        (noise * settings.noise).to(device),
-    )
-    returns = [float(x) for x in played.returns.tolist()]
-    state.replay.add(played.transitions)
+    played = _play(state, exchange, first_days)
+    state.replay.add(_joined([one.transitions for one in played]))
+    returns = torch.cat([one.returns for one in played]).mean(-1).tolist()
+    fitness, tried = returns[: settings.population], returns[settings.population :]
     losses = _learn(state, exchange)
     STOP.check()
 
-    fitness = returns[:population]
     ranking = Ranking.of(fitness)
-    actors = evolve(state.actors, ranking, settings, generation)
-    if settings.learners and (generation + 1) % settings.inject_every == 0:
-        actors = inject(actors, state.learners.actor, ranking)
+    champion = ranking.order[0]
+    candidates = _candidates(state, ranking)
+    best, validation = _validated(state, exchange, candidates)
+    population, nets = _next(state, exchange, ranking, played)
     entry: dict[str, Any] = {
         "generation": generation + 1,
         "starts": [exchange.market.dates[day] for day in first_days],
-        "best": fitness[ranking.order[0]],
-        "mean": sum(fitness) / population,
+        "best": fitness[champion],
+        "mean": sum(fitness) / len(fitness),
         "worst": fitness[ranking.order[-1]],
-        "learners": returns[population:],
+        "learners": tried,
         "critic_loss": losses,
     }
-    champion = ranking.order[0]
-    if (generation + 1) % settings.validate_every == 0:
-        alone = {name: p[champion : champion + 1] for name, p in actors.items()}
-        validation = evaluation.agents_returns(
-            exchange, exchange.market.validation, settings.horizon, settings.context, alone
-        )
-        entry["validation"] = validation[0]
-    state.actors, state.champion, state.generation = actors, champion, generation + 1
+    if validation is not None:
+        entry["validation"] = validation
+    if nets is not None:
+        state.learners.take(nets, state.learners.steps)
+    state.population, state.best, state.champion = population, best, champion
+    state.generation = generation + 1
     state.history.append(entry)
     return entry
 
 
+def _play(state: TrainState, exchange: Exchange, first_days: list[int]) -> list[Experience]:
+    """The population in groups, without noise; then learners beside it, with noise."""
+    settings = state.settings
+    played = [
+        rollout.play(exchange, rollout.of_group(state.actors, group), first_days)
+        for group in rollout.groups(settings.population, settings.group)
+    ]
+    if state.population and state.learners.count:
+        shape = (exchange.rules.length, state.learners.count, settings.episodes,
+                 exchange.market.assets + 1)  # fmt: skip
+        noise = torch.randn(shape, generator=stream(settings.seed, "noise", state.generation))
+        noise = (noise * settings.noise).to(exchange.market.known.device)
+        played.append(rollout.play(exchange, state.learners.actor, first_days, noise))
+    return played
+
+
 def _learn(state: TrainState, exchange: Exchange) -> list[float]:
     """This generation's gradient updates; returns each learner's mean critic loss."""
-    settings = state.settings
-    if not (settings.learners and settings.updates):
-        return [0.0] * settings.learners
-    shape = (settings.updates, settings.accumulate, settings.learners, settings.batch)
+    settings, count = state.settings, state.learners.count
+    if not (count and settings.updates):
+        return [0.0] * count
+    shape = (settings.updates, settings.accumulate, count, settings.batch)
     draw = stream(settings.seed, "batches", state.generation)
-    inputs = exchange.market.inputs
-    rows = torch.randint(state.replay.size, shape, generator=draw).to(inputs.device)
-    total = torch.zeros(settings.learners, device=inputs.device)
+    device = exchange.market.known.device
+    rows = torch.randint(state.replay.size, shape, generator=draw).to(device)
+    total = torch.zeros(count, device=device)
     for update in rows:
         STOP.check()
         batches = [state.replay.sample(part) for part in update]
-        total += state.learners.update(inputs, batches)
+        total += state.learners.update(exchange, batches)
     return [float(x) for x in (total / settings.updates).tolist()]
+
+
+def _next(
+    state: TrainState, exchange: Exchange, ranking: Ranking, played: list[Experience]
+) -> tuple[Params, dict[str, Params] | None]:
+    """The next population, and the learners' tensors where they are bound to it."""
+    settings, generation = state.settings, state.generation
+    births = Births.draw(ranking, settings, generation)
+    everyone = not state.population
+    actors, nets = state.actors, state.learners.nets
+    variation: Variation = plain
+    if settings.variation == "proximal" and state.learners.count:
+        critics = nets["critic"]
+        if not everyone:
+            critics = {n: p[:1].expand(settings.population, -1, -1) for n, p in critics.items()}
+        variation = Proximal(exchange, _memories(played, settings.population), critics)
+    after = evolve(actors, births, settings, generation, variation)
+    if not everyone:
+        due = state.learners.count and (generation + 1) % settings.inject_every == 0
+        return (inject(after, state.learners.actor, ranking) if due else after), None
+    device = actors["out.b"].device
+    parents, slots = births.parents(settings.population).to(device), births.slots.to(device)
+    inherited = {
+        name: {key: p[parents] for key, p in params.items()}
+        for name, params in nets.items()
+        if name != "actor"
+    }
+    for name, p in inherited["actor_target"].items():
+        p[slots] = after[name][slots]
+    return {}, {"actor": after, **inherited}
+
+
+def _candidates(state: TrainState, ranking: Ranking) -> Params:
+    """Who may be the best: the elites as they played, and the learners as they are now."""
+    elites = torch.tensor(ranking.order[: state.settings.elite_count])
+    elites = elites.to(state.actors["out.b"].device)
+    chosen = {name: p[elites] for name, p in state.actors.items()}
+    if state.population and state.learners.count:
+        chosen = networks.stacked(chosen, state.learners.actor)
+    return chosen
+
+
+def _validated(
+    state: TrainState, exchange: Exchange, candidates: Params
+) -> tuple[Best, float | None]:
+    """The best so far, and what the best candidate is worth if it was time to look."""
+    settings, generation = state.settings, state.generation + 1
+    if generation % settings.validate_every:
+        return state.best, None
+    split = exchange.market.validation
+    worth = evaluation.agents_returns(exchange, split, candidates, settings.group)
+    chosen = Ranking.of(worth).order[0]
+    if worth[chosen] <= state.best.validation:
+        return state.best, worth[chosen]
+    actor = {name: p[chosen : chosen + 1].clone() for name, p in candidates.items()}
+    return Best(actor, worth[chosen], generation), worth[chosen]
+
+
+def _joined(parts: list[rollout.Transitions]) -> rollout.Transitions:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _memories(played: list[Experience], population: int) -> rollout.Transitions:
+    """Day [P, M] and book [P, M, K] of what each agent has just played."""
+    result: dict[str, list[torch.Tensor]] = {"day": [], "book": []}
+    for one in played:
+        agents, episodes = one.returns.shape
+        for name, parts in result.items():
+            column = one.transitions[name]
+            steps = column.view(-1, agents, episodes, *column.shape[1:])
+            parts.append(steps.transpose(0, 1).flatten(1, 2))
+    return {name: torch.cat(parts)[:population] for name, parts in result.items()}

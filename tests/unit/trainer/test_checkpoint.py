@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_reason(
     elif damage == "state":
         state.write_text(state.read_text()[:-20])
     else:
-        state.write_text(state.read_text().replace('"format": 1', '"format": 99'))
+        state.write_text(state.read_text().replace('"format": 2', '"format": 99'))
     loaded, refused = checkpoint.newest(tmp_path / "ck", "r")
     assert loaded is not None
     assert loaded.path.name == "gen-000001"

@@ -100,10 +100,10 @@ def test_the_cache_gives_the_same_market_and_follows_the_content(
     with monkeypatch.context() as patch:
         patch.setattr(market, "read_csv", None)
         again = market.load(path, SMALL, CPU)
-    assert torch.equal(first.inputs, again.inputs)
+    assert torch.equal(first.view.daily, again.view.daily)
     assert torch.equal(first.opens.nan_to_num(), again.opens.nan_to_num())
     synthetic.write_market(path, days=160, tickers=4, seed=2)
-    assert not torch.equal(market.load(path, SMALL, CPU).inputs, first.inputs)
+    assert not torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
 
 
 def test_a_broken_cache_is_read_past(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_broken_cache_is_read_past(tmp_path: Path) -> None:
     first = market.load(path, SMALL, CPU)
     for entry in tmp_path.glob(".trainer-cache/*/values.npy"):
         entry.write_bytes(entry.read_bytes()[:100])
-    assert torch.equal(market.load(path, SMALL, CPU).inputs, first.inputs)
+    assert torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
 
 
 def test_splits_follow_each_other_and_overlap_by_no_decision(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from trainer import market, state, synthetic
 from trainer.csv_reader import Table
-from trainer.environment import Exchange
+from trainer.environment import Exchange, Rules
 from trainer.market import Market
 from trainer.settings import Settings
 from trainer.state import TrainState
@@ -27,12 +27,12 @@ REPO = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 
 SMALL = replace(
-    Settings(), context=4, horizon=10, episodes=2, population=5, hidden=12, day_width=6,
+    Settings(), context=4, horizon=10, episodes=2, population=5, hidden=12,
     updates=6, batch=8, replay=300, validate_every=2, threads=1,
 )  # fmt: skip
 FLAGS = [
     "--context", "4", "--horizon", "10", "--episodes", "2", "--population", "5", "--hidden", "12",
-    "--day-width", "6", "--updates", "6", "--batch", "8", "--replay", "300", "--threads", "1",
+    "--updates", "6", "--batch", "8", "--replay", "300", "--threads", "1",
     "--validate-every", "2", "--checkpoint-every", "2", "--generations", "9", "--device", "cpu",
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def exchange(folder: Path, settings: Settings = SMALL) -> Exchange:
     path = folder / "toy.csv"
     if not path.exists():
         synthetic.write_market(path, days=160, tickers=5, seed=3)
-    return Exchange(market.load(path, settings, CPU), settings.costs_bps, settings.exposure)
+    return Exchange(market.load(path, settings, CPU), Rules.of(settings))
 
 
 def fresh(folder: Path, settings: Settings = SMALL) -> tuple[TrainState, Exchange]:
