@@ -71,7 +71,7 @@ def cli(ctx: click.Context, once: bool, timeout: float, as_json: bool, verbose: 
         stream=sys.stdout if ctx.invoked_subcommand is None and not once else sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    for noisy in ("boto3", "botocore", "urllib3", "google", "azure", "watchdog", "waitress"):
+    for noisy in ("boto3", "botocore", "urllib3", "google", "azure", "waitress"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # their debug output shows headers
     if ctx.invoked_subcommand is not None:
         return

@@ -31,9 +31,8 @@ from syncd.watch import Watcher
 
 log = logging.getLogger(__name__)
 
-_LOOK_WITH_EVENTS = 5.0
-_LOOK_WITHOUT_EVENTS = 1.0
-"""Seconds between scans at least, while events come and while there are none."""
+_LONGEST_WAIT = 5.0
+"""Seconds between looks at the watch and at what is due; a scan comes when it is worth while."""
 
 _OPERATOR_POLL = 1.0
 """Seconds between looks whether a person has changed the settings."""
@@ -93,7 +92,7 @@ class Daemon:
         self._retry_after = _OPERATOR_RETRY
         self._signalled = 0.0
         settings = self._settings
-        self._watchers = [Watcher(settings.checkpoint_dir, self._wake)]
+        self._watcher = Watcher(settings.checkpoint_dir, self._wake)
         self._engine: Engine | None = None
 
     # -- the main thread
@@ -192,6 +191,7 @@ class Daemon:
             self._writer,
             lambda: self._deadline,
         )
+        self._engine.pipeline.watch(self._watcher)
         return self._engine
 
     def _limit(self) -> float | None:
@@ -270,19 +270,15 @@ class Daemon:
 
     def _loop(self, engine: Engine) -> None:
         while not self._stopping.is_set() and not self._reconnect.is_set():
-            for watcher in self._watchers:
-                watcher.ensure()
-            problems = [watcher.problem for watcher in self._watchers if watcher.problem]
-            self._health.watching = problems[0] if problems else "events and scans"
             self._wake.clear()
+            self._watcher.ensure(self._clock.monotonic())
             look = engine.step(self._stopping.is_set)
+            self._health.watching = self._watcher.problem or "events and scans"
             if not look.pending:
                 self._works()
             self._flush_if_asked(engine)
-            shortest = _LOOK_WITHOUT_EVENTS if problems else _LOOK_WITH_EVENTS
-            interval = look.next_interval(shortest)
             if not look.pending:
-                self._clock.wait(self._wake, interval)
+                self._clock.wait(self._wake, look.next_interval(_LONGEST_WAIT))
             # events come in swarms: one look for all that come while a scan would take
             self._clock.wait(self._stopping, min(10 * look.cost, 1.0))
         self._reconnect.clear()

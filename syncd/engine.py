@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.config import Settings
@@ -18,7 +19,7 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.logs import LogShipper
 from syncd.pace import RateLimit
-from syncd.pipeline import Ends, Look, Pipeline
+from syncd.pipeline import Ends, Pipeline
 from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series

@@ -6,7 +6,6 @@ pass for newer. Near the end of a grace period, what can still be committed goes
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from syncd.commit import Publisher
@@ -18,6 +17,9 @@ from syncd.retention import series
 _BROUGHT = 60 * 10**9
 """Nanoseconds between modification and change that tell a file that was copied here, its time of
 modification kept, from one that was written here."""
+
+_MOST_AT_START = 100_000
+"""Checkpoints of which it is remembered that they lay here at the start."""
 
 _MARGIN = 0.9
 """Share of the time left that a transfer is planned to take: a record has to follow it."""
@@ -40,16 +42,43 @@ def next_index(
     return len(pending) - 1, True
 
 
-def superseded(paths: Sequence[str], keep: int | None) -> set[str]:
-    """Of complete checkpoints, oldest first: those that retention keeps in the store no longer."""
-    newer: Counter[str] = Counter()
-    gone = set()
-    for path in reversed(paths):
-        mine = series(path)
-        if keep is not None and newer[mine] >= keep:
-            gone.add(path)
-        newer[mine] += 1
-    return gone
+class Newest:
+    """The newest committed checkpoints of each series on disk, as many as retention keeps."""
+
+    def __init__(self, keep: int | None) -> None:
+        """``keep`` is how many of each series stay in the store; None: all."""
+        self._keep = keep
+        self._safe: dict[str, dict[str, tuple[int, int, str]]] = {}
+
+    def note(self, unit: Unit) -> None:
+        """This one is on disk and committed."""
+        if self._keep is None or unit.companion:
+            return
+        mine = self._safe.setdefault(series(unit.path), {})
+        mine[unit.path] = unit.written
+        if len(mine) > self._keep:
+            del mine[min(mine, key=lambda path: mine[path])]
+
+    def forget(self, gone: Callable[[str], bool]) -> None:
+        """Those are looked at anew."""
+        for mine in self._safe.values():
+            for path in [path for path in mine if gone(path)]:
+                del mine[path]
+
+    def superseded(self, pending: Sequence[Unit]) -> set[str]:
+        """Of those that wait: what retention would drop as soon as it is in the store."""
+        gone: set[str] = set()
+        if self._keep is None:
+            return gone
+        waiting: dict[str, dict[str, tuple[int, int, str]]] = {}
+        for unit in pending:
+            if not unit.companion:
+                waiting.setdefault(series(unit.path), {})[unit.path] = unit.written
+        for name, mine in waiting.items():
+            ages = {**self._safe.get(name, {}), **mine}
+            order = sorted(ages, key=lambda path: ages[path], reverse=True)
+            gone |= set(order[self._keep :]) & mine.keys()
+        return gone
 
 
 class Seniority:
@@ -58,8 +87,12 @@ class Seniority:
     def __init__(self, journal: Journal, detector: Detector) -> None:
         self._journal = journal
         self._detector = detector
-        self.at_start: dict[str, str] | None = None
-        """Signatures of what lay in the root when it was first looked at."""
+        self._at_start: dict[str, str] = {}
+
+    def was_here(self, unit: Unit) -> None:
+        """This checkpoint lay in the root, uncommitted, when it was first looked at."""
+        if len(self._at_start) < _MOST_AT_START:
+            self._at_start[unit.path] = unit.signature
 
     def behind(self, unit: Unit, publisher: Publisher) -> int:
         """Number of the oldest commit of something written after this checkpoint; 0 for none."""
@@ -94,4 +127,4 @@ class Seniority:
 
         It is committed, but must not pass for newer than what that machine has done since.
         """
-        return publisher.took_over and (self.at_start or {}).get(unit.path) == unit.signature
+        return publisher.took_over and self._at_start.get(unit.path) == unit.signature

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from syncd.backlog import Backlog, Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
 from syncd.errors import Changed, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
-from syncd.order import Seniority, next_index, superseded
-from syncd.profiles import Unit, units
+from syncd.order import Newest, Seniority, next_index
+from syncd.profiles import Unit
 from syncd.records import CommitRecord
-from syncd.scan import Scanner, Stat
+from syncd.scan import Stat
 from syncd.snapshot import NoRoom, Snapshot, Snapshots
+from syncd.survey import Part, Survey
+from syncd.watch import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +41,6 @@ _NOT_UTF8 = Permanent(
 _STALLED = 5.0
 """Seconds without a byte taken by the store after which what is newer may go first."""
 
-_SCAN_SHARE = 100
-"""A scan that takes t seconds is repeated after at least 100 t: at most 1 % of a core."""
-
-
-@dataclass
-class Look:
-    """What one scan of the root found that is not committed yet."""
-
-    pending: list[tuple[Unit, str]] = field(default_factory=list)
-    """Complete checkpoints, oldest first, each with the profile to record."""
-
-    incomplete: list[Waiting] = field(default_factory=list)
-    again: float | None = None
-    """Seconds after which something may have become complete by quiet alone."""
-
-    retry: float | None = None
-    """Seconds after which something that failed is tried again."""
-
-    cost: float = 0.0
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of all pending checkpoints."""
-        return sum(unit.size for unit, _ in self.pending)
-
-    def next_interval(self, shortest: float) -> float:
-        """Seconds until the next scan, if no event comes first."""
-        interval = min(max(shortest, self.cost * _SCAN_SHARE), 60.0)
-        soon = [seconds for seconds in (self.again, self.retry) if seconds is not None]
-        return min([interval, *(max(0.02, seconds) for seconds in soon)])
-
 
 class Pipeline:
     """Finds checkpoints that are complete and not committed, and commits them."""
@@ -90,71 +61,88 @@ class Pipeline:
         self._journal = journal
         self._health = health
         self._clock = clock
-        self._exclude = exclude
+        self._survey = Survey(root, clock, exclude, self._was_committed)
+        self._backlog = Backlog(clock, _printable)
         self._detector = Detector(root, settle, clock)
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
-        self._unreadable_before: set[str] = set()
+        self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
-        self._keep_last = keep_last
+        self._newest = Newest(keep_last)
         self._snapshots = snapshots
         self._restless: set[str] = set()
+        self._started = False
 
-    def look(self) -> Look:
-        """Scan the root and judge what is not committed; no request is made."""
-        began = self._clock.monotonic()
-        scanner = Scanner(self._root, self._exclude)
-        tree = scanner.top()
-        look = Look()
-        complete: list[str] = []
-        found = list(units(tree)) if tree else []
-        unreadable = self._unreadable(scanner.unreadable)
-        self._detector.forget_missing({unit.path for unit in found})
-        if self._seniority.at_start is None:
-            self._seniority.at_start = {unit.path: unit.signature for unit in found}
-        for unit in sorted(found, key=lambda unit: unit.written):
-            hidden = any(_within(path, unit.path) for path in unreadable)
-            if not unit.nameable:
-                self._give_up(unit, _NOT_UTF8)
-            elif hidden:
-                self._give_up(unit, _UNREADABLE)
-            elif self._journal.is_safe(unit.path, unit.signature):
-                self._forgive(unit.path)
-                self._note(complete, unit)
-                continue
-            signature, reason = self._given_up.get(unit.path, ("", ""))
-            if signature == unit.signature and (hidden or reason != _UNREADABLE.explain()):
-                name = _printable(unit.path)
-                look.incomplete.append(Waiting(name, unit.size, reason))
-                continue
-            self._given_up.pop(unit.path, None)  # it is another revision: judged afresh
-            wait = self._postponed.get(unit.path, 0.0) - self._clock.monotonic()
-            if wait > 0:
-                look.incomplete.append(Waiting(unit.path, unit.size, "failed; tried again soon"))
-                look.retry = min(wait, look.retry or wait)
-                continue
-            verdict = self._detector.judge(unit)
-            if verdict.complete:
-                look.pending.append((unit, verdict.profile))
-                self._note(complete, unit)
-                continue
-            look.incomplete.append(Waiting(unit.path, unit.size, verdict.reason))
-            if verdict.failed:
-                self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
-            if verdict.again is not None:
-                look.again = min(verdict.again, look.again or verdict.again)
-        gone = (self._given_up.keys() | self._postponed.keys()) - {unit.path for unit in found}
-        for path in gone:
-            self._forgive(path)
-        self._restless &= {unit.path for unit in found}
-        self._coalesce(look, superseded(complete, self._keep_last))
-        look.cost = self._clock.monotonic() - began
+    def watch(self, watcher: Watcher) -> None:
+        """From now on look where this one says that something has changed."""
+        self._survey.watcher = watcher
+
+    def _was_committed(self, path: str) -> bool:
+        return self._journal.safe_seq(path) is not None
+
+    def look(self, thorough: bool = False) -> Look:
+        """Look at what may have changed, and judge what is not committed; no request is made.
+
+        ``thorough`` looks at everything, though no event calls for it and it was done just now.
+        """
+        for path in self._backlog.due():
+            self._survey.changed(path)
+        part = self._survey.part(
+            self._backlog.trackers(), thorough or not self._started or self._backlog.exhausted
+        )
+        if part:
+            self._go_through(part)
+        look = self._backlog.look()
+        self._coalesce(look, self._newest.superseded([unit for unit, _ in look.pending]))
+        look.cost, look.due = self._survey.cost if part else 0.0, self._survey.due_in()
         self._report(look)
         return look
 
-    def _note(self, complete: list[str], unit: Unit) -> None:
-        if self._keep_last is not None and not unit.companion:
-            complete.append(unit.path)
+    def _go_through(self, part: Part) -> None:
+        if part.everything:
+            self._backlog.left_out = False
+        self._newest.forget(part.covers)
+        waiting = set()
+        for unit in self._survey.look(part):
+            if self._waits(unit, part):
+                waiting.add(unit.path)
+        known = self._backlog.paths() | self._given_up.keys() | self._postponed.keys()
+        for path in known - waiting:
+            if part.covers(path):
+                self._backlog.drop(path)
+                self._forgive(path)
+        self._restless = {p for p in self._restless if p in waiting or (self._root / p).exists()}
+        self._detector.forget_missing(self._backlog.paths())
+        self._started = True
+        self._tell_unreadable(part)
+
+    def _waits(self, unit: Unit, part: Part) -> bool:
+        """Judge one checkpoint; whether it is to be committed, now or later."""
+        hidden = any(_within(path, unit.path) for path in part.unreadable)
+        if not unit.nameable:
+            self._give_up(unit, _NOT_UTF8)
+        elif hidden:
+            self._give_up(unit, _UNREADABLE)
+        elif self._journal.is_safe(unit.path, unit.signature):
+            self._newest.note(unit)
+            return False
+        if not self._started:
+            self._seniority.was_here(unit)
+        signature, reason = self._given_up.get(unit.path, ("", ""))
+        if signature == unit.signature and (hidden or reason != _UNREADABLE.explain()):
+            self._backlog.blocked(unit, reason)
+            return True
+        self._given_up.pop(unit.path, None)  # it is another revision: judged afresh
+        retry = self._postponed.get(unit.path, 0.0)
+        if retry > self._clock.monotonic():
+            self._backlog.blocked(unit, "failed; tried again soon", retry)
+            return True
+        if not self._backlog.is_older(unit):
+            verdict = self._detector.judge(unit)
+            self._backlog.judged(unit, verdict)
+            if verdict.failed:
+                self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
+        return True
 
     @staticmethod
     def _coalesce(look: Look, gone: set[str]) -> None:
@@ -165,14 +153,15 @@ class Pipeline:
                 look.incomplete.append(Waiting(unit.path, unit.size, words))
         look.pending = [(unit, profile) for unit, profile in look.pending if unit.path not in gone]
 
-    def _unreadable(self, bad: dict[str, str]) -> list[str]:
+    def _tell_unreadable(self, part: Part) -> None:
         """Folders that cannot be looked into; each is a reason for red, by itself too."""
-        for path in self._unreadable_before - bad.keys():
+        before, bad = self._unreadable, dict(part.unreadable)
+        bad.update((p, words) for p, words in before.items() if p not in bad and not part.lists(p))
+        for path in before.keys() - bad.keys():
             self._health.green(f"unreadable {_printable(path)}")
         for path, words in bad.items():
             self._health.red(f"unreadable {_printable(path)}", words, _UNREADABLE.hint)
-        self._unreadable_before = set(bad)
-        return list(bad)
+        self._unreadable = bad
 
     def _report(self, look: Look) -> None:
         pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
@@ -221,10 +210,20 @@ class Pipeline:
         finally:
             if taken:
                 taken.drop()
+        self._settle(unit)
         if record:
             self._tell(record, unit.companion)
         self._report(look)
         return record
+
+    def _settle(self, unit: Unit) -> None:
+        """A checkpoint had its turn: it is safe by now, or is to be looked at again."""
+        if self._journal.is_safe(unit.path, unit.signature):
+            self._backlog.drop(unit.path)
+            self._newest.note(unit)
+            self._survey.lively(unit.path)
+        else:
+            self._survey.changed(unit.path)
 
     def _snapshot(self, unit: Unit) -> Snapshot | None:
         """A copy of a checkpoint that changed while it was sent the last time."""
@@ -252,16 +251,14 @@ class Pipeline:
         else none would ever arrive where each takes longer than the time between two saves.
         """
         began = checked = self._clock.monotonic()
-        cost = 0.0
 
         def more_urgent() -> bool:
-            nonlocal checked, cost
+            nonlocal checked
             now = self._clock.monotonic()
-            if now - checked < max(1.0, cost * _SCAN_SHARE):
+            if now - checked < 1.0:
                 return False
             checked = now
             look = self.look()
-            cost = look.cost
             pending = [other for other, _ in look.pending]
             if not pending:
                 return False
@@ -328,7 +325,7 @@ class Pipeline:
         leaves what is not likely to be committed before the time ``ends`` says.
         """
         until = self._clock.monotonic() + patience
-        look = self.look()
+        look = self.look(thorough=not only_in_time)
         while not give_up():
             if look.pending:
                 if only_in_time and not self.choose(look, publisher, ends)[1]:

@@ -226,8 +226,10 @@ def _groups(folder: Folder) -> Iterator[Unit]:
                 yield Unit(folder.below(name), Profile(group.name), files, beside=True)
 
 
-def _is_set(folder: Folder) -> bool:
-    """Whether the files of an unknown directory belong together."""
+def could_be_set(folder: Folder) -> bool:
+    """Whether there are files in an unknown directory and they belong together."""
+    if not folder.files:
+        return False
     if _STEP.fullmatch(folder.name):
         return True
     return not all(_SERIES.fullmatch(name) for name in folder.files)
@@ -292,7 +294,7 @@ def units(
 
 def _open(folder: Folder, parent: Folder | None) -> _Open:
     known = any(_groups(folder))
-    may_be_set = parent is not None and bool(folder.files) and not known and _is_set(folder)
+    may_be_set = parent is not None and not known and could_be_set(folder)
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
 

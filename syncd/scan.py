@@ -31,8 +31,8 @@ def _any_of(patterns: tuple[str, ...]) -> Callable[[str], object]:
     return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
 
 
-_directory_not_yet = _any_of(NOT_YET_DIRECTORIES)
-_file_not_yet = _any_of(NOT_YET_FILES)
+directory_not_yet = _any_of(NOT_YET_DIRECTORIES)
+file_not_yet = _any_of(NOT_YET_FILES)
 
 
 class Stat(NamedTuple):
@@ -84,6 +84,30 @@ class Scanner:
         """The root, or None if there is no such directory."""
         return Folder("", self) if self._root.is_dir() else None
 
+    def folder(self, path: str) -> Folder | None:
+        """The folder at ``path``, or None if there is none, or none that counts."""
+        if not path:
+            return self.top()
+        name = path.rpartition("/")[2]
+        if directory_not_yet(name) or self._is_excluded(path, name):
+            return None
+        try:
+            kind = (self._root / path).lstat().st_mode
+        except OSError:
+            return None
+        return Folder(path, self) if stat.S_ISDIR(kind) else None
+
+    def above(self, folder: Folder) -> Folder:
+        """The folder that holds another one."""
+        return Folder(folder.path.rpartition("/")[0], self)
+
+    def is_there(self, path: str) -> bool:
+        """Whether there is anything at ``path``."""
+        return os.path.lexists(self._root / path)
+
+    def _is_excluded(self, path: str, name: str) -> bool:
+        return bool(self._excluded and (self._excluded(name) or self._excluded(path)))
+
     def read(self, folder: Folder) -> Listing:
         """List one folder.
 
@@ -108,16 +132,16 @@ class Scanner:
     def _add(self, found: Listing, folder: Folder, entry: os.DirEntry[str]) -> None:
         name = entry.name
         path = folder.below(name)
-        if self._excluded and (self._excluded(name) or self._excluded(path)):
+        if self._excluded and self._is_excluded(path, name):
             return
         try:
             if entry.is_symlink():
                 found.links[name] = self._relative(str(Path(entry.path).readlink()), path)
             elif entry.is_dir(follow_symlinks=False):
-                if not _directory_not_yet(name):
+                if not directory_not_yet(name):
                     found.folders[name] = Folder(path, self)
             elif entry.is_file(follow_symlinks=False):
-                kind = found.unfinished if _file_not_yet(name) else found.files
+                kind = found.unfinished if file_not_yet(name) else found.files
                 kind[name] = Stat.of(entry.stat(follow_symlinks=False))
         except OSError as error:
             self._cannot(folder.path, path, error)

@@ -1,0 +1,161 @@
+"""What is on disk and not committed, as it was when it was last looked at."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from syncd.clock import Clock
+from syncd.detect import Verdict
+from syncd.health import Waiting
+from syncd.profiles import Unit
+
+_MOST_FILES = 50_000
+"""Files of complete checkpoints that are remembered; each takes about half a kilobyte. What is
+older than that is found again once these are committed."""
+
+
+@dataclass
+class Look:
+    """What is not committed yet."""
+
+    pending: list[tuple[Unit, str]] = field(default_factory=list)
+    """Complete checkpoints, oldest first, each with the profile to record."""
+
+    incomplete: list[Waiting] = field(default_factory=list)
+    again: float | None = None
+    """Seconds after which something may have become complete by quiet alone."""
+
+    retry: float | None = None
+    """Seconds after which something that failed is tried again."""
+
+    due: float = 0.0
+    """Seconds after which there is something to look at, though no event comes."""
+
+    cost: float = 0.0
+    """Seconds that the last scan took."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of all pending checkpoints."""
+        return sum(unit.size for unit, _ in self.pending)
+
+    def next_interval(self, longest: float) -> float:
+        """Seconds until the next look, if no event comes first."""
+        soon = [seconds for seconds in (self.due, self.again, self.retry) if seconds is not None]
+        return min([longest, *(max(0.02, seconds) for seconds in soon)])
+
+
+@dataclass
+class _Entry:
+    size: int
+    tracker: str | None
+    reason: str = ""
+    unit: Unit | None = None
+    """The checkpoint, where it is complete."""
+
+    profile: str = ""
+    again: float | None = None
+    retry: float | None = None
+    """When another look is worth while, on the monotonic clock."""
+
+
+class Backlog:
+    """Checkpoints that wait: complete ones for their turn, others for what they lack."""
+
+    def __init__(self, clock: Clock, printable: Callable[[str], str]) -> None:
+        self._clock = clock
+        self._printable = printable
+        self._entries: dict[str, _Entry] = {}
+        self._ages: list[tuple[tuple[int, int, str], str]] = []
+        self._files = 0
+        self.left_out = False
+        """Whether there are more than are remembered."""
+
+    def paths(self) -> set[str]:
+        """Paths of all that wait."""
+        return set(self._entries)
+
+    def trackers(self) -> Mapping[str, str | None]:
+        """Paths of all that wait, each with its tracker."""
+        return {path: entry.tracker for path, entry in self._entries.items()}
+
+    def due(self) -> list[str]:
+        """What is to be looked at now because time has passed."""
+        now = self._clock.monotonic()
+        return [
+            path
+            for path, entry in self._entries.items()
+            if any(at is not None and at <= now for at in (entry.again, entry.retry))
+        ]
+
+    def is_older(self, unit: Unit) -> bool:
+        """Whether this one is older than all that are remembered, and there is no room for it."""
+        self._tidy()
+        old = self._files >= _MOST_FILES and bool(self._ages) and unit.written < self._ages[0][0]
+        self.left_out |= old
+        return old
+
+    def judged(self, unit: Unit, verdict: Verdict) -> None:
+        """A checkpoint was looked at; complete ones wait for their turn from now on."""
+        again = None if verdict.again is None else self._clock.monotonic() + verdict.again
+        entry = _Entry(unit.size, unit.tracker, verdict.reason, again=again)
+        if verdict.complete:
+            entry.unit, entry.profile, entry.again = unit, verdict.profile, None
+        self._put(unit, entry)
+
+    def blocked(self, unit: Unit, reason: str, retry: float | None = None) -> None:
+        """A checkpoint cannot be committed; ``retry`` is the time when it is tried again."""
+        self._put(unit, _Entry(unit.size, unit.tracker, reason, retry=retry))
+
+    def _put(self, unit: Unit, entry: _Entry) -> None:
+        self.drop(unit.path)
+        self._entries[unit.path] = entry
+        if entry.unit is None:
+            return
+        self._files += max(1, len(unit.files))
+        heapq.heappush(self._ages, (unit.written, unit.path))
+        while self._files > _MOST_FILES and len(self._ages) > 1:
+            self._tidy()
+            self.drop(heapq.heappop(self._ages)[1])
+            self.left_out = True
+
+    def _tidy(self) -> None:
+        """Drop from the ages what does not wait any more."""
+        while self._ages:
+            written, path = self._ages[0]
+            entry = self._entries.get(path)
+            if entry and entry.unit and entry.unit.written == written:
+                return
+            heapq.heappop(self._ages)
+
+    def drop(self, path: str) -> None:
+        """It is committed, or gone."""
+        entry = self._entries.pop(path, None)
+        if entry and entry.unit:
+            self._files -= max(1, len(entry.unit.files))
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._entries
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all complete ones that were remembered are committed, and there are more."""
+        return self.left_out and not self._files
+
+    def look(self) -> Look:
+        """All that waits."""
+        found, now = Look(), self._clock.monotonic()
+        for path, entry in self._entries.items():
+            if entry.unit:
+                found.pending.append((entry.unit, entry.profile))
+            else:
+                name = self._printable(path)
+                found.incomplete.append(Waiting(name, entry.size, entry.reason))
+        found.pending.sort(key=lambda item: item[0].written)
+        again = [e.again for e in self._entries.values() if e.again is not None]
+        retry = [e.retry for e in self._entries.values() if e.retry is not None]
+        found.again = max(0.0, min(again) - now) if again else None
+        found.retry = max(0.0, min(retry) - now) if retry else None
+        return found
