@@ -1,187 +1,250 @@
 """How trainers write, each as its own code does it; every file tells which save it belongs to.
 
-``python -m tests.faults.writers PROFILE ROOT SEED`` saves for ever, until it is killed.
+``python -m tests.faults.writers PROFILE ROOT SEED`` saves for ever, until it is killed. On stdout
+it tells, as JSON lines, what each save must leave before it begins, and when it has ended.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
-import struct
-import sys
 import time
-import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-Save = Callable[[Path, int, random.Random], None]
+from tests.faults.disks import Content, Disk, RealDisk, Rehearsal
+
+Units = list[list[str]]
+"""The checkpoints that one save makes or replaces, each by the paths of its files."""
 
 
-def _body(generation: int, rng: random.Random) -> bytes:
-    """Between 20 and 300 kB that name their save in every 64 bytes."""
-    line = f"save {generation:08d} ".encode().ljust(64, b".")
-    return line * rng.randint(300, 5000)
+@dataclass(frozen=True)
+class Writer:
+    """One trainer's manner.
+
+    ``proven``: a save that was cut short can be told from a whole one by what lies on the disk.
+    Where it cannot, as in a set of raw files without a marker, no rig may kill the writer and
+    then leave the daemon to look at it. ``quiet``: only quiet time tells that a save has ended,
+    so that it must rest for longer than SYNCD_SETTLE. ``restless``: it overwrites one file for
+    ever, every 0.2 seconds, whatever the trial says.
+    """
+
+    name: str
+    save: Callable[[Disk, Content], Units]
+    proven: bool = True
+    quiet: bool = False
+    restless: bool = False
 
 
-def _zip(path: Path, generation: int, rng: random.Random) -> None:
-    """As torch.save: in place, the directory of the archive last, no fsync."""
-    with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for number in range(3):
-            archive.writestr(f"archive/data/{number}", _body(generation, rng))
-            _dawdle(rng)
+WRITERS: dict[str, Writer] = {}
 
 
-def _safetensors(path: Path, generation: int, rng: random.Random) -> None:
-    """Made to its full size first, written after, renamed before it is closed."""
-    body = _body(generation, rng)
-    header = json.dumps(
-        {"w": {"dtype": "U8", "shape": [len(body)], "data_offsets": [0, len(body)]}}
-    )
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        file.truncate(8 + len(header) + len(body))
-        file.write(struct.pack("<Q", len(header)) + header.encode())
-        _dawdle(rng)
-        aside.rename(path)
-        file.write(body)
-        file.flush()
-        _dawdle(rng)
+def _writer(
+    proven: bool = True, quiet: bool = False, restless: bool = False
+) -> Callable[[Callable[[Disk, Content], Units]], Callable[[Disk, Content], Units]]:
+    def register(save: Callable[[Disk, Content], Units]) -> Callable[[Disk, Content], Units]:
+        WRITERS[save.__name__] = Writer(save.__name__, save, proven, quiet, restless)
+        return save
+
+    return register
 
 
-def _json(path: Path, generation: int) -> None:
-    path.write_text(json.dumps({"global_step": generation, "generation": generation}))
+@_writer()
+def lone_in_place(disk: Disk, content: Content) -> Units:
+    disk.write("last.pt", *content.torch("last"))
+    return [["last.pt"]]
 
 
-def _dawdle(rng: random.Random) -> None:
-    if rng.random() < 0.3:
-        time.sleep(rng.random() * 0.05)
+@_writer(restless=True)
+def never_quiet(disk: Disk, content: Content) -> Units:
+    """The same, but it never rests and is always replaced before its transfer can end."""
+    disk.write("last.pt", *content.torch("last"))
+    return [["last.pt"]]
 
 
-def lone_in_place(root: Path, generation: int, rng: random.Random) -> None:
-    _zip(root / "last.pt", generation, rng)
+@_writer()
+def eigen2(disk: Disk, content: Content) -> Units:
+    """A population in place, its elite carried on, the state file last."""
+    paths = [f"eigen/population/agent_{number}.pth" for number in range(4)]
+    disk.write(paths[0], *content.of(content.save - 1).torch("best", 0.2))
+    for path in paths[1:]:
+        disk.write(path, *content.torch(path, 0.2))
+    disk.write("eigen/best_agent.pth", *content.torch("best", 0.2))
+    disk.write("eigen/trainer_state.json", content.json())
+    return [[*paths, "eigen/best_agent.pth", "eigen/trainer_state.json"]]
 
 
-def eigen2(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / "eigen/population"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(4):
-        _zip(folder / f"agent_{number}.pth", generation, rng)
-    _zip(folder.parent / "best_agent.pth", generation, rng)
-    _json(folder.parent / "trainer_state.json", generation)
+@_writer()
+def hugging_face(disk: Disk, content: Content) -> Units:
+    """The new one first, then the oldest of three is deleted."""
+    folder = f"out/checkpoint-{content.save}"
+    disk.write(f"{folder}/config.json", b'{"architectures": ["GPT2LMHeadModel"]}')
+    disk.presized(f"{folder}/model.safetensors", content.safetensors("model", 0.4))
+    disk.write(f"{folder}/optimizer.pt", *content.torch("optimizer", 0.55))
+    disk.write(f"{folder}/rng_state.pth", *content.torch("rng", 0.05))
+    disk.write(f"{folder}/trainer_state.json", content.json())
+    disk.remove(f"out/checkpoint-{content.save - 3}")
+    names = ("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth")
+    return [[f"{folder}/{name}" for name in (*names, "trainer_state.json")]]
 
 
-def hugging_face(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / f"out/checkpoint-{generation}"
-    folder.mkdir(parents=True)
-    _safetensors(folder / "model.safetensors", generation, rng)
-    _zip(folder / "optimizer.pt", generation, rng)
-    _zip(folder / "rng_state.pth", generation, rng)
-    _json(folder / "trainer_state.json", generation)
+@_writer(proven=False)
+def accelerate(disk: Disk, content: Content) -> Units:
+    """The oldest is deleted *before* the new one is written; no marker."""
+    disk.remove(f"checkpoints/checkpoint_{content.save - 2}")
+    folder = f"checkpoints/checkpoint_{content.save}"
+    disk.presized(f"{folder}/model.safetensors", content.safetensors("model", 0.4))
+    disk.write(f"{folder}/optimizer.bin", *content.torch("optimizer", 0.5))
+    disk.write(f"{folder}/scheduler.bin", *content.torch("scheduler", 0.05))
+    disk.write(f"{folder}/random_states_0.pkl", *content.torch("random", 0.05))
+    names = ("model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
+    return [[f"{folder}/{name}" for name in names]]
 
 
-def our_own(root: Path, generation: int, rng: random.Random) -> None:
-    aside = root / f"run/.tmp-gen-{generation:06}-1"
-    aside.mkdir(parents=True)
+@_writer()
+def our_own(disk: Disk, content: Content) -> Units:
+    aside, final = f"run/.tmp-gen-{content.save:06}-1", f"run/gen-{content.save:06}"
     for number in range(3):
-        (aside / f"agent-{number}.bin").write_bytes(_body(generation, rng))
-        _dawdle(rng)
-    _json(aside / "state.json", generation)
-    aside.rename(root / f"run/gen-{generation:06}")
+        disk.write(f"{aside}/agent-{number}.bin", content.body(f"agent-{number}", 0.33))
+    disk.write(f"{aside}/state.json", content.json())
+    disk.rename(aside, final)
+    return [[*(f"{final}/agent-{number}.bin" for number in range(3)), f"{final}/state.json"]]
 
 
-def orbax(root: Path, generation: int, rng: random.Random) -> None:
-    aside = root / f"ob/{generation}.orbax-checkpoint-tmp"
-    (aside / "d").mkdir(parents=True)
+@_writer()
+def orbax(disk: Disk, content: Content) -> Units:
+    aside, final = f"ob/{content.save}.orbax-checkpoint-tmp", f"ob/{content.save}"
     for number in range(5):
-        (aside / "d" / f"{number}").write_bytes(_body(generation, rng))
-        _dawdle(rng)
-    _json(aside / "_CHECKPOINT_METADATA", generation)
-    aside.rename(root / f"ob/{generation}")
+        disk.write(f"{aside}/d/{number}", content.body(f"d/{number}", 0.2))
+    disk.write(f"{aside}/_CHECKPOINT_METADATA", content.json())
+    disk.rename(aside, final)
+    return [[*(f"{final}/d/{number}" for number in range(5)), f"{final}/_CHECKPOINT_METADATA"]]
 
 
-def dcp_reused(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / "dcp"
-    folder.mkdir(exist_ok=True)
-    for number in range(3):
-        (folder / f"__{number}_0.distcp").write_bytes(_body(generation, rng))
-        _dawdle(rng)
-    _json(folder / ".metadata.tmp", generation)
-    (folder / ".metadata").unlink(missing_ok=True)
-    (folder / ".metadata.tmp").rename(folder / ".metadata")
+@_writer()
+def dcp_reused(disk: Disk, content: Content) -> Units:
+    """One directory again and again; the old marker stays until the end."""
+    paths = [f"dcp/__{number}_0.distcp" for number in range(3)]
+    for path in paths:
+        disk.write(path, content.body(path, 0.33))
+    disk.write("dcp/.metadata.tmp", content.json())
+    disk.remove("dcp/.metadata")
+    disk.rename("dcp/.metadata.tmp", "dcp/.metadata")
+    return [[*paths, "dcp/.metadata"]]
 
 
-def lightning(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / "lightning"
-    folder.mkdir(exist_ok=True)
-    aside = folder / f"{generation}.part"
-    _zip(aside, generation, rng)
-    final = folder / f"epoch={generation}-step={generation * 10}.ckpt"
-    aside.rename(final)
-    (folder / "last.ckpt").unlink(missing_ok=True)
-    (folder / "last.ckpt").symlink_to(final.name)
+@_writer()
+def lightning(disk: Disk, content: Content) -> Units:
+    aside = f"lightning/{content.save}.part"
+    name = f"epoch={content.save}-step={content.save * 10}.ckpt"
+    disk.write(aside, *content.torch("model"))
+    disk.rename(aside, f"lightning/{name}")
+    disk.link("lightning/last.ckpt", name)
+    return [[f"lightning/{name}"]]
 
 
-def deepspeed(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / f"ds/global_step{generation}"
-    folder.mkdir(parents=True)
-    for number in range(3):
-        _zip(folder / f"zero_{number}.pt", generation, rng)
-    (root / "ds/latest").write_text(folder.name)
+@_writer()
+def deepspeed(disk: Disk, content: Content) -> Units:
+    folder = f"ds/global_step{content.save}"
+    paths = [f"{folder}/zero_{number}.pt" for number in range(3)]
+    for path in paths:
+        disk.write(path, *content.torch(path, 0.33))
+    disk.write("ds/latest", folder.encode()[3:])
+    return [paths]
 
 
-def megatron(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / f"mg/iter_{generation:07}/mp_rank_00"
-    folder.mkdir(parents=True)
-    _zip(folder / "model_optim_rng.pt", generation, rng)
-    (root / "mg/latest_checkpointed_iteration.txt").write_text(str(generation))
+@_writer()
+def megatron(disk: Disk, content: Content) -> Units:
+    folder = f"mg/iter_{content.save:07}/mp_rank_00"
+    disk.write(f"{folder}/model_optim_rng.pt", *content.torch("model"))
+    disk.write("mg/latest_checkpointed_iteration.txt", str(content.save).encode())
+    return [[f"{folder}/model_optim_rng.pt"]]
 
 
-def lerobot(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / f"ck/{generation:06}"
-    (folder / "pretrained_model").mkdir(parents=True)
-    _safetensors(folder / "pretrained_model/model.safetensors", generation, rng)
-    (folder / "training_state").mkdir()
-    _json(folder / "training_state/step.json", generation)
-    (root / "ck/last").unlink(missing_ok=True)
-    (root / "ck/last").symlink_to(folder.name)
+@_writer()
+def lerobot(disk: Disk, content: Content) -> Units:
+    folder = f"ck/{content.save:06}"
+    weights, state = f"{folder}/pretrained_model/model.safetensors", f"{folder}/training_state"
+    disk.presized(weights, content.safetensors("model"))
+    disk.write(f"{state}/step.json", content.json())
+    disk.link("ck/last", folder[3:])
+    return [[weights, f"{state}/step.json"]]
 
 
-def ultralytics(root: Path, generation: int, rng: random.Random) -> None:
-    folder = root / "weights"
-    folder.mkdir(exist_ok=True)
-    for name in ("last.pt", "best.pt"):
-        _zip(folder / name, generation, rng)
+@_writer()
+def ultralytics(disk: Disk, content: Content) -> Units:
+    """Two files that are each a checkpoint."""
+    paths = ["weights/last.pt", "weights/best.pt"]
+    for path in paths:
+        disk.write(path, *content.torch(path, 0.5))
+    return [[path] for path in paths]
 
 
-def set_in_place(root: Path, generation: int, rng: random.Random) -> None:
+@_writer(proven=False, quiet=True)
+def stable_baselines3(disk: Disk, content: Content) -> Units:
+    """Three files of one step make one checkpoint; no marker; the oldest stay."""
+    steps = f"{content.save * 100}_steps"
+    paths = [
+        f"sb3/rl_model_{steps}.zip",
+        f"sb3/rl_model_replay_buffer_{steps}.pkl",
+        f"sb3/rl_model_vecnormalize_{steps}.pkl",
+    ]
+    disk.write(paths[0], *content.torch("model", 0.3))
+    disk.write(paths[1], content.pickle("buffer", 0.6))
+    disk.write(paths[2], content.pickle("normalize", 0.1))
+    return [paths]
+
+
+@_writer(proven=False, quiet=True)
+def set_in_place(disk: Disk, content: Content) -> Units:
     """No marker at all: two files that belong together, written at once after another."""
-    folder = root / "mine"
-    folder.mkdir(exist_ok=True)
-    for name in ("model.bin", "optimizer.bin"):
-        (folder / name).write_bytes(_body(generation, rng))
+    paths = ["mine/model.bin", "mine/optimizer.bin"]
+    for path in paths:
+        disk.write(path, content.body(path, 0.5))
+    return [paths]
 
 
-WRITERS: dict[str, Save] = {
-    save.__name__: save
-    for save in (
-        lone_in_place, eigen2, hugging_face, our_own, orbax, dcp_reused, lightning, deepspeed,
-        megatron, lerobot, ultralytics, set_in_place,
-    )
-}  # fmt: skip
+def write_for_ever(
+    writer: Writer,
+    root: Path,
+    seed: int,
+    first: int = 1,
+    scale: int = 500_000,
+    pause: tuple[float, float] = (0.2, 3.0),
+    out: int = 1,
+) -> None:
+    """Save until killed; tell each save on a file descriptor, before it and after it."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{seed} {first}")
+    rehearsal, disk = Rehearsal(), RealDisk(root, rng)
+    save = first
+    while True:
+        content = Content(seed, save, scale)
+        units = writer.save(rehearsal, content)
+        expected = [{path: rehearsal.files[path] for path in unit} for unit in units]
+        _tell(out, {"begin": save, "at": time.monotonic(), "units": expected})
+        disk.begin()
+        writer.save(disk, content)
+        _tell(out, {"done": save, "at": time.monotonic(), "gap": disk.longest_gap})
+        time.sleep(0.2 if writer.restless else rng.uniform(*pause))
+        save += 1
+
+
+def _tell(out: int, line: dict[str, object]) -> None:
+    os.write(out, json.dumps(line).encode() + b"\n")
 
 
 def main() -> None:
-    """Save for ever; tell each finished save on stdout."""
-    name, root, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    rng = random.Random(seed)
-    root.mkdir(parents=True, exist_ok=True)
-    generation = 0
-    while True:
-        generation += 1
-        WRITERS[name](root, generation, rng)
-        os.write(1, f"{generation}\n".encode())
-        time.sleep(rng.uniform(0.2, 3.0))
+    """Save for ever, by hand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("writer", choices=[*WRITERS])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("seed", type=int)
+    given = parser.parse_args()
+    write_for_ever(WRITERS[given.writer], given.root, given.seed)
 
 
 if __name__ == "__main__":
