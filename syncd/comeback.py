@@ -235,9 +235,15 @@ class Comeback:
 
     def _without_commits(self, root: Path, force: bool) -> int:
         unproven = UnprovenRestorer(self._transfer.store, self._layout, self._transfer.files)
-        objects = unproven.find()
+        objects, under_way = unproven.find()
+        if under_way:
+            self._say(
+                f"syncd: passed over {len(under_way)} files that were being sent when their "
+                "machine was lost: no commit names them"
+            )
         if not objects:
-            self._say("syncd: the store is empty: nothing to restore, a new training can start")
+            empty = "holds no checkpoint" if under_way else "is empty"
+            self._say(f"syncd: the store {empty}: nothing to restore, a new training can start")
             return _OK
         local = self._local(root)
         if local and not force:

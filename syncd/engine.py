@@ -29,6 +29,7 @@ from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
 from syncd.stores.resilient import Circuit, Resilient
 from syncd.transfer import Transfer
+from syncd.unproven import mark_begun
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +184,8 @@ class Engine:
         point = publisher.recovery_point()
         if point:
             self.health.recovered(point)
+        else:
+            mark_begun(store, self.layout)
         publisher.refresh()
         self.publisher = publisher
 

@@ -295,6 +295,11 @@ class Layout:
         return f"{self.prefix}/.syncd/pruning/"
 
     @property
+    def began(self) -> str:
+        """Key of the mark of the first daemon: what came to plain keys after it needs a commit."""
+        return f"{self.prefix}/.syncd/began"
+
+    @property
     def checkpoints(self) -> str:
         """Prefix of the checkpoints under their own names."""
         return f"{self.prefix}/checkpoints/"

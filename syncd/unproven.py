@@ -2,16 +2,21 @@
 
 Nothing proves them, so each file passes its format's check before it takes its place, and all of
 them are called unproven. The daemon commits what it then finds on disk.
+
+What a daemon was sending when its machine was lost lies at plain keys too, and it may be half of a
+checkpoint. So the first daemon marks the bucket before it sends anything: what came after the mark
+is proven by a commit, or by nothing.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from syncd.errors import Corrupt, Permanent
+from syncd.errors import Corrupt, NotFound, Permanent
 from syncd.formats import check_file
 from syncd.place import check_parents, nameable, new_staging, remove, sync_folder
 from syncd.profiles import Unit, units
@@ -28,6 +33,14 @@ class Unproven:
     refused: list[str] = field(default_factory=list)
 
 
+def mark_begun(store: ObjectStore, layout: Layout) -> None:
+    """Mark a bucket without commits, unless a daemon has done so before."""
+    try:
+        store.head(layout.began)
+    except NotFound:
+        store.put(layout.began, b"From here on a checkpoint is what a commit names.\n")
+
+
 class UnprovenRestorer:
     """Brings home what lies at the plain keys, as ``aws s3 sync`` would, but checked."""
 
@@ -36,12 +49,23 @@ class UnprovenRestorer:
         self._layout = layout
         self._workers = workers
 
-    def find(self) -> list[ObjectInfo]:
-        """Objects at plain keys whose names are usable as paths."""
+    def find(self) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+        """Objects at plain keys whose names are usable as paths, and those to pass over.
+
+        The latter came after a daemon had begun here, and no commit names them. Both times are
+        the store's own; some tell whole seconds only.
+        """
         prefix = self._layout.checkpoints
-        return [
-            info for info in self._store.list(prefix) if safe_path(info.key.removeprefix(prefix))
-        ]
+        try:
+            began: float = math.floor(self._store.head(self._layout.began).modified)
+        except NotFound:
+            began = math.inf
+        found: list[ObjectInfo] = []
+        under_way: list[ObjectInfo] = []
+        for info in self._store.list(prefix):
+            if safe_path(info.key.removeprefix(prefix)):
+                (found if info.modified < began else under_way).append(info)
+        return found, under_way
 
     def restore(self, objects: list[ObjectInfo], root: Path) -> Unproven:
         """Bring ``objects`` into ``root``; what is there already stays as it is."""

@@ -171,3 +171,18 @@ def test_put_there_without_syncd_comes_back_unproven(build: Build, bucket: Bucke
     }
     assert two.syncd("--once").returncode == 0
     assert two.syncd("verify").returncode == 0
+
+
+def test_half_of_a_first_checkpoint_never_comes_back(build: Build, bucket: Bucket) -> None:
+    one = build("one")
+    one.start()
+    store = bucket.open()
+    wait_until(lambda: bool([*store.list("eigen2/.syncd/began")]), f"a mark; {one.log()}")
+    one.kill()
+    store.put("eigen2/checkpoints/mine/model.bin", b"as the daemon did until its machine was lost")
+    store.close()
+    two = build("two")
+    restored = two.syncd("restore")
+    assert restored.returncode == 0, restored.stderr
+    assert "passed over 1 files that were being sent" in restored.stderr
+    assert tree(two.checkpoints) == {}
