@@ -119,14 +119,14 @@ def _next(
         return (inject(after, state.learners.actor, ranking) if due else after), None
     device = actors["out.b"].device
     parents, slots = births.parents(settings.population).to(device), births.slots.to(device)
-    inherited = {
-        name: {key: p[parents] for key, p in params.items()}
-        for name, params in nets.items()
-        if name != "actor"
-    }
-    for name, p in inherited["actor_target"].items():
+    nets["actor"] = after
+    for group, params in nets.items():
+        if group != "actor":
+            for name in params:  # one by one: all at once would be the whole state a third time
+                params[name] = params[name][parents]
+    for name, p in nets["actor_target"].items():
         p[slots] = after[name][slots]
-    return {}, {"actor": after, **inherited}
+    return {}, nets
 
 
 def _candidates(state: TrainState, ranking: Ranking) -> Params:

@@ -1,0 +1,218 @@
+"""What the trainer costs and what it learns, beside the program it succeeds.
+
+    python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
+    python -m tests.benchmarks.trainer full             3,900 days x 669 series
+    python -m tests.benchmarks.trainer learn [SEEDS]    a made market with a signal, 10 seeds
+
+The predecessor's figures are from the same kind of machine. Each part is a process of its own, so
+that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+
+import numpy as np
+import torch
+
+from trainer import evaluation, market, rollout, state, synthetic
+from trainer.csv_reader import Table
+from trainer.environment import Book, Exchange, Rules
+from trainer.evaluation import Policy
+from trainer.market import Split
+from trainer.settings import Settings
+from trainer.training import advance
+
+CPU = torch.device("cpu")
+SHAPE = replace(
+    Settings(), context=128, horizon=40, settlement=20, episodes=4, population=8, hidden=540,
+    scheme="everyone", updates=2, accumulate=4, batch=8, replay=20_000, validate_every=1000,
+)  # fmt: skip
+LEARNING = replace(
+    Settings(), context=32, hidden=32, population=8, updates=60, decay=0.1, validate_every=1,
+    threads=1,
+)  # fmt: skip
+GENERATIONS = 15
+
+
+def line(name: str, value: float, unit: str, wanted: float, before: float | None = None) -> None:
+    """One figure beside what is asked and what was."""
+    was = "" if before is None else f"   predecessor {before:,g}, {_ratio(value, before)}"
+    print(f"{name:<44}{value:>12,.1f} {unit:<8} asked {wanted:,g}{was}", flush=True)
+
+
+def _ratio(value: float, before: float) -> str:
+    times = max(value, before) / max(min(value, before), 1e-12)
+    return f"{times:,.0f} times {'more' if value > before else 'less'}"
+
+
+def peak_mb() -> float:
+    """Most memory this process had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def steps_per_second(place: Exchange, current: state.TrainState, episodes: int) -> float:
+    """Environment steps with the policy, of all agents in groups."""
+    settings = current.settings
+    days = rollout.starts(place.market.train, place.rules.length, episodes, 0, 1)
+    began = time.perf_counter()
+    for group in rollout.groups(settings.population, settings.group):
+        rollout.play(place, rollout.of_group(current.actors, group), days)
+    steps = settings.population * episodes * place.rules.length
+    return steps / (time.perf_counter() - began)
+
+
+def scale_m() -> None:
+    """One generation of the scale at which the predecessor was measured."""
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.csv"
+        synthetic.write_market(path, days=1600, tickers=24, seed=1)
+        settings = replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16)))
+        place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
+    current = state.fresh(settings, place, CPU)
+    actor, critic = state.shapes(settings, place)
+    print(f"parameters: actor {actor.parameters:,}, critic {critic.parameters:,}")
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        advance(current, place)
+        seconds.append(time.perf_counter() - began)
+    line("one generation", statistics.median(seconds), "s", 10, 141)
+    line("steps a second, 4 episodes at once", steps_per_second(place, current, 4), "/s", 1800, 54)
+    line("steps a second, 1 episode at once", steps_per_second(place, current, 1), "/s", 1800, 54)
+    ring = current.replay
+    size = sum(c.numel() * c.element_size() for c in ring.columns.values()) / ring.capacity
+    line(
+        "a transition, beside portfolio state", size - 2 * place.book_size * 4, "bytes", 150, 112435
+    )
+    line("a transition, portfolio state included", size, "bytes", 150 + 2 * place.book_size * 4)
+    line("peak memory", peak_mb(), "MB", 900)
+    current.files()
+    line("peak memory with a snapshot to be saved", peak_mb(), "MB", 900)
+
+
+def full() -> None:
+    """The whole market: an environment step of an agent, and one update of everybody."""
+    torch.set_num_threads(2)
+    random = np.random.Generator(np.random.PCG64(1))
+    close = 50 * np.exp(np.cumsum(0.01 * random.standard_normal((3900, 669)), axis=0))
+    values = np.stack([close, close * 1.01, close * 0.99, close, np.full_like(close, 1e6)], axis=-1)
+    dates = [str(np.datetime64("2008-01-01") + day) for day in range(3900)]
+    tickers = [f"S{i:03d}" for i in range(669)]
+    settings = replace(SHAPE, context=504, population=16, tradable=",".join(tickers[:108]))
+    world = market.build(Path("made"), Table(dates, tickers, values), "made", settings, CPU)
+    del values, close
+    place = Exchange(world, Rules.of(settings))
+    current = state.fresh(settings, place, CPU)
+    rate = steps_per_second(place, replace_population(current, 4), 1)
+    line("an environment step of an agent", 1000 / rate, "ms", 60, 2130)
+    played = rollout.play(place, rollout.of_group(current.actors, range(4)), [1000])
+    current.replay.add(played.transitions)
+    rows = torch.randint(current.replay.size, (4, 16, 8))
+    began = time.perf_counter()
+    current.learners.update(place, [current.replay.sample(part) for part in rows])
+    line("one whole update, 16 agents, 4 x 8", time.perf_counter() - began, "s", 0)
+    line("peak memory (killed at 15 GB before)", peak_mb() / 1000, "GB", 8)
+
+
+def replace_population(current: state.TrainState, count: int) -> state.TrainState:
+    """The same with fewer agents, for a quick look."""
+    actors = rollout.of_group(current.actors, range(count))
+    return replace(current, settings=replace(current.settings, population=count), population=actors)
+
+
+def rules_that_know(place: Exchange) -> Iterator[Policy]:
+    """Fixed policies made for the signal: hold the few series with the best mean past return.
+
+    The drift of the made market persists, so a running mean of returns is what there is to know.
+    """
+    world = place.market
+    log_price = torch.log(world.known.clamp_min(1e-9))
+    moves = torch.zeros_like(log_price)
+    moves[1:] = log_price[1:] - log_price[:-1]
+    moves[(world.known == 0) | ~world.listed] = 0
+    moves = moves.clamp(-0.2, 0.2)
+    for half in (2, 3, 5, 8, 12, 20):
+        mean, weight = torch.zeros_like(moves), 1 - 0.5 ** (1 / half)
+        for day in range(1, len(moves)):
+            mean[day] = mean[day - 1] + weight * (moves[day] - mean[day - 1])
+        for few in (1, 2, 3):
+            for loyalty in (0.0, 0.001, 0.002, 0.004):
+                yield _holder(place, mean, few, loyalty)
+
+
+def _holder(place: Exchange, mean: torch.Tensor, few: int, loyalty: float) -> Policy:
+    def policy(_step: int, book: Book, day: torch.Tensor, _seen: torch.Tensor) -> torch.Tensor:
+        hope = mean[day[0]] + loyalty * (book.shares[0, 0] > 0)
+        hope = hope.masked_fill(~place.market.listed[day[0]], -1.0)
+        wish = torch.zeros(1, 1, place.market.assets, dtype=torch.float64)
+        top = hope.topk(few).indices
+        wish[0, 0, top[hope[top] > 0]] = 1.0 / few
+        return wish
+
+    return policy
+
+
+def best_fixed(place: Exchange, split: Split) -> float:
+    """Log return of the best of them on this very split: chosen with hindsight, in its favour."""
+    free = evaluation.unruled(place)
+    return max(float(evaluation.trade(free, split, p).item()) for p in rules_that_know(place))
+
+
+def learn(seeds: int) -> None:
+    """Hold-out log returns of what was learnt beside the best fixed policy and the baselines."""
+    torch.set_num_threads(1)
+    rows = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "signal.csv"
+            synthetic.write_market(path, days=1000, tickers=8, seed=100 + seed)
+            settings = replace(LEARNING, seed=seed)
+            place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
+        current = state.fresh(settings, place, CPU)
+        for _ in range(GENERATIONS):
+            advance(current, place)
+        split = place.market.holdout
+        mine = evaluation.agents_returns(place, split, current.chosen, 1)[0]
+        row = {"learnt": mine, "best fixed": best_fixed(place, split),
+               **evaluation.baseline_returns(place, split, seed)}  # fmt: skip
+        rows.append(row)
+        shown = "  ".join(f"{name} {value:+.3f}" for name, value in row.items())
+        print(f"seed {seed}: {shown}  share {mine / row['best fixed']:.0%}", flush=True)
+    for name in rows[0]:
+        each = [row[name] for row in rows]
+        spread = statistics.stdev(each) if len(each) > 1 else 0.0
+        print(f"{name:<14} mean {statistics.mean(each):+.3f}  deviation {spread:.3f}")
+    shares = [row["learnt"] / row["best fixed"] for row in rows]
+    total = sum(row["learnt"] for row in rows) / sum(row["best fixed"] for row in rows)
+    print(f"share of the best fixed policy: {total:.0%} of all, mean {statistics.mean(shares):.0%}")
+    print(f"least {min(shares):.0%}, most {max(shares):.0%}; asked 80 %")
+
+
+def main() -> None:
+    """Run the part that is named."""
+    part = sys.argv[1] if len(sys.argv) > 1 else ""
+    if part == "scale-m":
+        scale_m()
+    elif part == "full":
+        full()
+    elif part == "learn":
+        learn(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+    else:
+        print(__doc__)
+
+
+if __name__ == "__main__":
+    main()
