@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from syncd.errors import Conflict, Corrupt, Fenced, NotFound
 from syncd.records import CommitRecord, Layout, parse_record
@@ -10,6 +11,9 @@ from syncd.stores.base import IfAbsent, ObjectStore
 
 _RECORD_LIMIT = 256 * 1024 * 1024
 """Bytes of the largest record that is read: a tampered bucket must not fill the memory."""
+
+_REPLACED = 3
+"""How often a record may be replaced while it is read: it happens once in its life."""
 
 
 class CommitLog:
@@ -29,7 +33,17 @@ class CommitLog:
         return {seq: size for seq, size in found if seq is not None}
 
     def read(self, seq: int) -> CommitRecord:
-        """One record; NotFound if it is gone, Corrupt if it cannot be trusted."""
+        """One record; NotFound if it is gone, Corrupt if it cannot be trusted.
+
+        Retention puts a claim in the place of some: one that is replaced while it is read is
+        read again.
+        """
+        for _ in range(_REPLACED):
+            with suppress(Conflict):
+                return self._read(seq)
+        return self._read(seq)
+
+    def _read(self, seq: int) -> CommitRecord:
         chunks, size = [], 0
         for chunk in self._store.read(self.layout.commit(seq)):
             size += len(chunk)

@@ -199,6 +199,17 @@ def profile_of(folder: Folder) -> Profile | None:
     return None
 
 
+def may_become(folder: str, child: str) -> bool:
+    """Whether what happens in ``child`` may make a checkpoint of the folder of this name."""
+    return any(
+        fnmatch.fnmatchcase(child, pattern.partition("/")[0])
+        for profile in PROFILES
+        if re.fullmatch(profile.directory, folder)
+        for pattern in profile.contains
+        if "/" in pattern
+    )
+
+
 def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
     files, links, unfinished = [], [], []
     for prefix, part in folder.walk():

@@ -7,13 +7,24 @@ look at everything finds out.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.profiles import COMPANION, LONE, SET, Unit, could_be_set, lone_units, profile_of, units
+from syncd.profiles import (
+    COMPANION,
+    LONE,
+    SET,
+    Unit,
+    could_be_set,
+    lone_units,
+    may_become,
+    profile_of,
+    units,
+)
 from syncd.scan import Folder, Scanner
 from syncd.tempo import Stopwatch, Tempo
 from syncd.watch import Changes, Watcher
@@ -150,10 +161,11 @@ class Survey:
     def _resolve(self, waiting: Changes, waits: Mapping[str, str | None]) -> Part:
         part = Part()
         for folder in waiting.files_in:
-            if folder in self._containers or not folder:
+            whole = self._whole(folder) if folder else ""
+            if whole == folder and (folder in self._containers or not folder):
                 part.files_in[folder] = set()
             else:
-                part.folders.add(self._whole(folder))
+                part.folders.add(whole)
         part.folders |= {self._whole(path) for path in waiting.folders if path}
         for path, tracker in waits.items():
             if tracker and tracker.rpartition("/")[0] in waiting.files_in:
@@ -166,8 +178,18 @@ class Survey:
         return part
 
     def _whole(self, path: str) -> str:
-        """The folder to be looked at as a whole so that all is right about ``path``."""
-        return next((p for p in _from_top(path) if p not in self._containers), path)
+        """The folder to be looked at as a whole so that all is right about ``path``.
+
+        A folder that held nothing but an unfinished file is no checkpoint yet, and what comes
+        into a folder of it may make it one.
+        """
+        places = [*_from_top(path)]
+        for place, below in itertools.zip_longest(places, places[1:]):
+            if place not in self._containers:
+                return place
+            if below and may_become(*(part.rpartition("/")[2] for part in (place, below))):
+                return place
+        return path
 
     # -- looking
 

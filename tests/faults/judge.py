@@ -50,7 +50,7 @@ def inspect(settings: Mapping[str, str], ledger: Ledger, scratch: Path) -> list[
             found.append(Commit(record.seq, record.checkpoint, companion, finding))
             shutil.rmtree(place, ignore_errors=True)
     store.close()
-    return found[::-1]
+    return sorted(found, key=lambda commit: commit.seq)
 
 
 def _look(restorer: Restorer, record: CommitRecord, place: Path, ledger: Ledger) -> Finding:

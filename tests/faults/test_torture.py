@@ -26,7 +26,12 @@ LANES = 6
 AGAIN: dict[str, list[tuple[str, int]]] = {
     # a first checkpoint was under way: what lay at its plain keys came back as if put there by hand
     "s3": [("accelerate", 300004), ("stable_baselines3", 300013), ("eigen2", 300017)],
-    "gcs": [("hugging_face", 300003), ("hugging_face", 300018)],
+    "gcs": [
+        ("hugging_face", 300003),
+        ("hugging_face", 300018),
+        ("lerobot", 1100056),  # weights renamed into a folder that was looked at before
+        ("lightning", 1100008),  # the first record became a claim while a restore read it
+    ],
     "azure": [("hugging_face", 300003), ("stable_baselines3", 300013)],
     "local": [("accelerate", 200019)],
 }

@@ -18,6 +18,9 @@ from tests.faults.writers import WRITERS, Writer
 SECOND = 100_000
 """Saves of the second machine count from here."""
 
+_START = 2.0
+"""Seconds within which a daemon has looked at its disk for the first time."""
+
 
 @dataclass
 class Trial:
@@ -129,7 +132,7 @@ class _Scene:
         finding = ledger.judge(files_below(last.checkpoints))
         trial.verdict = finding.verdict
         trial.add(finding, "after the restore" + " of plain keys" * self._unproven)
-        self._judge_log(commits, finding)
+        self._judge_log(commits, finding, ledger)
         ended = [save for save in ledger.finished if save > finding.save]
         trial.behind = len(ended)
         if finding.good and not trial.void:
@@ -171,19 +174,32 @@ class _Scene:
         """Another machine goes on from the store while the first one is still alive."""
         two = self._host("two")
         self._restore(two, Ledger.read(one.saves))
-        two.start_writer(SECOND)
         two.start_backup()
+        two.start_writer(SECOND)
         time.sleep(self._plan.second or 0.0)
         return time.monotonic(), two.lives
 
-    def _judge_log(self, commits: list[Commit], restored: Finding) -> None:
-        """Each commit is whole, the newest came back, and nobody spoke after being fenced."""
+    def _judge_log(self, commits: list[Commit], restored: Finding, ledger: Ledger) -> None:
+        """Each commit is whole, the newest came back, and nobody spoke after being fenced.
+
+        What the second machine saved before its daemon looked for the first time passes for
+        older than what the first one has done since: no fault.
+        """
         trial = self._trial
         trial.commits = len(commits)
         for commit in commits:
             trial.add(commit.finding, f"in commit {commit.seq}")
-        whole = [c for c in commits if not c.companion and c.finding.verdict == "intact"]
+        looked = self._hosts[-1].lives[0][0] + _START
+        whole = [
+            commit
+            for commit in commits
+            if not commit.companion
+            and commit.finding.verdict == "intact"
+            and (commit.finding.save < SECOND or ledger.saves[commit.finding.save].began > looked)
+        ]
         newest = max((commit.finding.save for commit in whole), default=0)
+        if restored.save >= SECOND > newest:
+            newest = restored.save
         if restored.good and restored.save != newest and not self._unproven:
             trial.faults.append(f"order: save {restored.save} came back, {newest} was committed")
         taken_over = False

@@ -25,7 +25,15 @@ from tests.workbench import Machine
 
 FOLDERS = ("", "run", "run/inner", "ds", "lone", "lone/deep")
 LONE = ("a.pt", "b.pt", "notes.txt", "model.bin", "x.tmp")
-MEMBERS = ("state.json", "agent.bin", "inner/more.bin", "latest")
+MEMBERS = (
+    "state.json",
+    "agent.bin",
+    "inner/more.bin",
+    "latest",
+    "pretrained_model/model.tmp",
+    "pretrained_model/model.safetensors",
+    "training_state/step.json",
+)
 
 
 class Twins(RuleBasedStateMachine):
@@ -85,7 +93,7 @@ class Twins(RuleBasedStateMachine):
     @rule(
         folder=st.sampled_from(FOLDERS),
         number=st.integers(1, 3),
-        kind=st.sampled_from(["gen-{:06}", "global_step{}", "checkpoint-{}", "step{}"]),
+        kind=st.sampled_from(["gen-{:06}", "global_step{}", "checkpoint-{}", "step{}", "{:06}"]),
         member=st.sampled_from(MEMBERS),
     )
     def write_member(self, folder: str, number: int, kind: str, member: str) -> None:
@@ -172,6 +180,23 @@ def test_what_lies_elsewhere_is_neither_read_nor_forgotten(
     wait_until(seen, "the new one", 3)
     assert {str(path) for path in listed} == {str(followed.root / "run/gen-000100")}
     assert [waiting.path for waiting in followed.pipeline.look().incomplete] == ["other/model.pt"]
+
+
+def test_folder_becomes_a_checkpoint_by_what_comes_into_a_folder_of_it(followed: Machine) -> None:
+    """LeRobot's weights are renamed into place: before that the folder is nobody's."""
+    followed.write("ck/000001/pretrained_model/model.tmp", b"half")
+    wait_until(lambda: followed.pipeline.look().cost == 0, "no more events")
+    weights = followed.root / "ck/000001/pretrained_model/model.bin"
+    weights.with_name("model.tmp").rename(weights)
+
+    def seen() -> list[str]:
+        return [unit.path for unit, _ in followed.pipeline.look().pending]
+
+    wait_until(lambda: bool(seen()), "a checkpoint", 3)
+    assert seen() == ["ck/000001"]
+    followed.write("ck/000001/training_state/step.json", "{}")
+    wait_until(lambda: followed.pipeline.look().cost == 0, "no more events")
+    assert seen() == ["ck/000001"]
 
 
 def test_large_backlog_is_remembered_in_parts(
