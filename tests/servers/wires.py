@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 SLOW_DOWN = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\n"
@@ -20,6 +21,7 @@ class Wire:
 
     ``cut_after``: reset the connection once the client has sent so many bytes on it.
     ``replace``: this in the client's stream becomes that, of the same length.
+    ``rate``: bytes per second that pass on each connection, upward.
     ``refuse``: while it is set, each request is answered with these bytes by nobody but the wire.
     ``flows``: while it is not set nothing passes any more, and nobody is told: a black hole.
     """
@@ -28,6 +30,8 @@ class Wire:
         self._target = target_port
         self.cut_after: int | None = None
         self.replace: tuple[bytes, bytes] | None = None
+        self.rate: float | None = None
+        self.upward = 0
         self.refuse = b""
         self.refused = 0
         self.connections = 0
@@ -60,6 +64,10 @@ class Wire:
             while data := source.recv(65536):
                 self.flows.wait()
                 passed += len(data)
+                if upward:
+                    self.upward += len(data)
+                    if self.rate:
+                        time.sleep(len(data) / self.rate)
                 if upward and self.refuse:
                     self.refused += 1
                     source.sendall(self.refuse)
