@@ -38,8 +38,8 @@ AGAIN: dict[str, list[tuple[str, int]]] = {
 """Trials that have failed, by store."""
 
 OPEN = ("eigen2",)
-"""Writers of which 1 trial in some 400 is still known to fail: a set that is overwritten in place by
-a second life of its writer, after the first was killed (seed 3100032 on gcs). Printed, not asserted.
+"""Writers of which 1 trial in some 400 is known to fail still: a set that a second life of its
+writer overwrites in place, after the first was killed (seed 3100032 on gcs). Printed, not asserted.
 """
 
 
