@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from syncd.clock import SystemClock
+from syncd.commitlog import CommitLog
 from syncd.config import Settings
 from syncd.engine import open_resilient
-from syncd.errors import Conflict, NeedsOperator, NotFound, StoreError, SyncdError
-from syncd.records import Layout
-from syncd.stores.base import IfAbsent, ObjectStore
+from syncd.errors import NeedsOperator, NotFound, StoreError, SyncdError
+from syncd.parting import HINT, parting
+from syncd.probe import probe
+from syncd.records import CommitRecord, Layout
+from syncd.stores.base import ObjectStore
 
 _PATIENCE = 15.0
 """Seconds for which a step is retried."""
@@ -52,6 +55,7 @@ class _Checks:
             Step("read", self._read),
             Step("clock", self._clock),
             Step("conditional put", self._conditional),
+            Step("one history", self._one_history),
             Step("copy", self._copy),
             Step("upload in parts", self._parts),
             Step("delete", self._delete),
@@ -82,15 +86,24 @@ class _Checks:
 
     def _conditional(self) -> str:
         """Some stores take the header and ignore it: only a second put tells."""
-        key = f"{self._key}-once"
-        self._store.put(key, b"first", IfAbsent())
-        with contextlib.suppress(Conflict):
-            self._store.put(key, b"second", IfAbsent())
+        found = probe(self._store, self._layout)
+        if not found.puts:
             raise NeedsOperator(
                 "the store overwrites an object in spite of put-if-absent",
-                hint="use it with one machine at a time only: a second writer cannot be fenced",
+                hint="use it with one machine at a time only: a second writer cannot be fenced. "
+                "Should there be two, each keeps its own line of checkpoints",
             )
+        if not found.uploads:
+            return "a second writer is refused (large files take a detour: they are not guarded)"
         return "a second writer is refused"
+
+    def _one_history(self) -> str:
+        log = CommitLog(self._store, self._layout)
+        records = log.newest_first(claims=True)
+        parted = parting(record for record in records if isinstance(record, CommitRecord))
+        if parted:
+            raise NeedsOperator(parted.words(), hint=HINT)
+        return "no machines have written side by side"
 
     def _copy(self) -> str:
         self._store.copy(self._key, f"{self._key}-copy")
@@ -111,7 +124,7 @@ class _Checks:
         return "started, sent and aborted"
 
     def _delete(self) -> str:
-        self._store.delete([self._key, f"{self._key}-once", f"{self._key}-copy"])
+        self._store.delete([self._key, f"{self._key}-copy"])
         with contextlib.suppress(NotFound):
             self._store.head(self._key)
             raise StoreError("a deleted object is still there")

@@ -76,6 +76,8 @@ class Comeback:
 
     def _run(self, root: Path, at: str | None, everything: bool, force: bool) -> int:
         commits = self._restorer.commits()
+        if self._restorer.parting:
+            self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
         chosen = [c for c in commits if at is None or _is(c, at)]
         if at is not None and not chosen:
             self._say(f"syncd: the store has no checkpoint {at!r}; python -m syncd ls shows all")
@@ -279,6 +281,7 @@ def _on_disk(root: Path, record: CommitRecord) -> bool:
 def _is(commit: CommitRecord | Corrupt, at: str) -> bool:
     if isinstance(commit, Corrupt):
         return False
-    if at.startswith("#"):
-        return str(commit.seq) == at[1:]
+    at, _, number = at.partition("#")
+    if number and (str(commit.seq) != number or not at):
+        return str(commit.seq) == number
     return commit.checkpoint == at.strip("/") or commit.checkpoint.endswith(f"/{at.strip('/')}")

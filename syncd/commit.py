@@ -30,12 +30,11 @@ from syncd.records import (
     LinkEntry,
     link_stays_inside,
 )
-from syncd.retention import series
 from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectStore
-from syncd.transfer import Transfer, digest_file
+from syncd.transfer import SINGLE_PUT, Transfer, digest_file
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +112,10 @@ class Publisher:
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._seat.next_number()
         publication = f"{self._writer}.{next(_ATTEMPTS)}"
-        leans_on = base if base and self._stays(base) else None
+        leans_on = base if base and self._seat.leans(base) else None
         steps = list(self._planner.plan(unit, leans_on, seq, publication, taken))
+        if not self.log.fences:  # no name is safe that another writer has too
+            steps = [replace(step, plain_free=False) for step in steps]
         jobs = [self._transfer.files.submit(self._carry_out, unit, step) for step in steps]
         try:
             self._await(jobs, give_way)
@@ -154,7 +155,7 @@ class Publisher:
             behind,
             unit.beside,
         )
-        self._seat.append(record)
+        record = self._seat.append(record)
         self._began[seq] = began
         self._journal.mark_safe(unit.path, unit.signature, seq, unit.changed)
         self._names.mark_stale(record, base)
@@ -176,15 +177,9 @@ class Publisher:
         """Bring the plain keys up to the newest commit, where they are not yet."""
         self._names.refresh()
 
-    def _stays(self, base: CommitRecord) -> bool:
-        """Whether retention, by whomever, keeps a commit until there is a newer one of its kind.
-
-        Only on such a one may another commit lean: on any other it could be let go by a machine
-        that has not seen that its objects are needed again.
-        """
-        mine = series(base.checkpoint)
-        same = (rank for checkpoint, rank in self._journal.ranks() if series(checkpoint) == mine)
-        return max(same, default=base.rank) == base.rank
+    def rivals(self) -> str:
+        """What other writers do to the same log, where none can be fenced; "" for nothing."""
+        return self._seat.rivals()
 
     def left(self, unit: Unit) -> int:
         """Bytes of a checkpoint that have to travel, as far as is known."""
@@ -261,10 +256,10 @@ class Publisher:
 
     def _send(self, unit: Unit, step: Step) -> tuple[str, str]:
         full = unit.below(step.path)
-        absent: Condition = IfAbsent() if self._store.capabilities.put_if_absent else None
-        for key, condition in ((step.plain, absent), (step.spare, None)):
-            if key == step.plain and not step.plain_free:
-                continue
+        small = step.stat.size <= SINGLE_PUT
+        plain_free = step.plain_free and (small or self._store.capabilities.upload_if_absent)
+        places: list[tuple[str, Condition]] = [(step.plain, IfAbsent())] if plain_free else []
+        for key, condition in (*places, (step.spare, None)):
             try:
                 sha256, info = self._transfer.send(step.source, key, step.seen, condition)
             except Permanent:

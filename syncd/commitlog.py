@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from syncd.errors import Conflict, Corrupt, Fenced, NotFound
+from syncd.numbering import draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
 from syncd.stores.base import IfAbsent, ObjectStore
 
@@ -53,13 +55,13 @@ class CommitLog:
         return parse_record(b"".join(chunks), seq, self.layout.prefix)
 
     def newest_first(
-        self, numbers: Sequence[int] | None = None
+        self, numbers: Sequence[int] | None = None, claims: bool = False
     ) -> Iterator[CommitRecord | Corrupt]:
         """Every readable commit, what was written last first; a broken one comes as its error.
 
-        Claims are left out. A record that retention deletes meanwhile is passed over. One that
-        is ``behind`` another comes after it, though its number is higher. ``numbers`` are
-        those to read, ascending, where they are known.
+        Claims are left out, unless they are asked for. A record that retention deletes meanwhile
+        is passed over. One that is ``behind`` another comes after it, though its number is
+        higher. ``numbers`` are those to read, ascending, where they are known.
         """
         later: list[CommitRecord] = []
         for seq in reversed(self.numbers() if numbers is None else numbers):
@@ -73,17 +75,28 @@ class CommitLog:
                 continue
             if record.behind:
                 later.append(record)
-            elif not record.is_claim:
+            elif claims or not record.is_claim:
                 yield record
         yield from _due(later, 0)
+
+    def draw_slot(self, writer: str) -> int:
+        """Numbers for a writer that no other one uses, where no condition keeps others off."""
+        return draw_slot(self._store, self.layout, writer, random.SystemRandom())
+
+    @property
+    def fences(self) -> bool:
+        """Whether the store refuses a second writer."""
+        return self._store.capabilities.put_if_absent
 
     def append(self, record: CommitRecord) -> None:
         """Make ``record`` the newest commit, or raise Fenced if its number is taken.
 
-        Finding one's own record there is success: only its acknowledgement was lost.
+        Finding one's own record there is success: only its acknowledgement was lost. Where the
+        store knows no condition, the number must be the writer's own.
         """
+        absent = IfAbsent() if self._store.capabilities.put_if_absent else None
         try:
-            self._store.put(self.layout.commit(record.seq), record.to_json(), IfAbsent())
+            self._store.put(self.layout.commit(record.seq), record.to_json(), absent)
         except Conflict:
             try:
                 winner = self.read(record.seq)

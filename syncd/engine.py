@@ -19,7 +19,9 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.logs import LogShipper
 from syncd.pace import RateLimit
+from syncd.parting import HINT
 from syncd.pipeline import Ends, Pipeline
+from syncd.probe import known_conditions, restrict
 from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
@@ -167,6 +169,10 @@ class Engine:
         store = open_resilient(settings, self.clock, self._abort, self._limit, self._on_circuit)
         self.store = store
         self.health.store = store.name
+        found = known_conditions(store, self.layout, self.journal, self.clock)
+        restrict(store, found)
+        if not found.puts:
+            log.warning("%s cannot refuse a second writer: use it with one machine", store.name)
         transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent, self._halt)
         self.transfer = transfer
         publisher = Publisher(
@@ -224,7 +230,16 @@ class Engine:
                 began = self.clock.monotonic()
         if committed:
             self.retain()
+        self._tell_rivals()
         return look
+
+    def _tell_rivals(self) -> None:
+        """Where nobody can be fenced, say at least that another machine is at work."""
+        words = self.publisher.rivals() if self.publisher else ""
+        if words and self.health.red("side by side", words, HINT):
+            log.error("%s (%s)", words, HINT)
+        elif not words:
+            self.health.green("side by side")
 
     def flush(self, give_up: Callable[[], bool]) -> FlushReport:
         """Commit all that is complete or becomes so by quiet alone, and send the logs.

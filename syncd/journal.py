@@ -271,12 +271,12 @@ class Journal:
         """Whether there ever was a commit of this checkpoint, be it gone by now."""
         return bool(self._run("SELECT 1 FROM taken WHERE checkpoint = ?", checkpoint))
 
-    def ranks(self) -> Iterator[tuple[str, tuple[int, bool, int, int]]]:
-        """Checkpoint and rank of every known commit; claims are left out."""
-        sql = "SELECT checkpoint, seq, behind, written FROM commits WHERE checkpoint != ''"
-        for checkpoint, *numbers in self._run(sql):
+    def ranks(self) -> Iterator[tuple[str, str, tuple[int, bool, int, int]]]:
+        """Checkpoint, writer and rank of every known commit; claims are left out."""
+        sql = "SELECT checkpoint, writer, seq, behind, written FROM commits WHERE checkpoint != ''"
+        for checkpoint, writer, *numbers in self._run(sql):
             seq, behind, written = map(int, numbers)
-            yield checkpoint, (behind or seq, not behind, written, seq)
+            yield checkpoint, writer, (behind or seq, not behind, written, seq)
 
     def holds(self, key: str, sha256: str) -> bool:
         """Whether an object still is what a commit says of it, as far as is known."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -32,6 +33,7 @@ from syncd.engine import Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
 from syncd.health import Health
 from syncd.pace import RateLimit
+from syncd.parting import HINT
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.retention import Retention
@@ -200,6 +202,9 @@ def list_commits(settings: Settings, as_json: bool) -> int:
     """Print every commit, newest first."""
     with _reading(settings) as (restorer, _):
         commits = restorer.commits()
+        parted = restorer.parting
+    if parted:
+        _err.print(f"syncd: [red]WARNING[/]: {escape(parted.words())}\nremedy: {escape(HINT)}")
     if as_json:
         rows = [_as_row(commit) for commit in commits]
         print(json.dumps(rows))  # noqa: T201 - the answer itself

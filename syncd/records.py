@@ -76,6 +76,9 @@ class CommitRecord:
         """A member's path under the root."""
         return member(self.checkpoint, path, self.beside)
 
+    after: int | None = None
+    """The highest number that its writer knew, where writers cannot be fenced; else None."""
+
     @property
     def rank(self) -> tuple[int, bool, int, int]:
         """Sorts commits by the age of what they hold: the greatest is the recovery point."""
@@ -111,6 +114,8 @@ class CommitRecord:
         }
         if self.behind:
             document["behind"] = self.behind
+        if self.after is not None:
+            document["after"] = self.after
         if self.beside:
             document["beside"] = True
         text = json.dumps(document, indent=1, ensure_ascii=False)
@@ -204,6 +209,7 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             files=files,
             links=links,
             behind=_whole(document.get("behind", 0), "behind"),
+            after=_whole(document["after"], "after") if "after" in document else None,
             beside=_flag(document.get("beside", False), "beside"),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -236,6 +242,8 @@ def check_record(record: CommitRecord, seq: int) -> None:
         raise Corrupt(f"commit {seq}: {record.committed_at!r} is no time") from None
     if record.seq != seq:
         raise Corrupt(f"commit {seq} says that it is {record.seq}")
+    if record.after is not None and record.after >= seq:
+        raise Corrupt(f"commit {seq} says that it comes after {record.after}, which came later")
     if record.behind >= seq:
         raise Corrupt(f"commit {seq} says that it is behind {record.behind}, which came later")
     if record.is_claim:
@@ -298,6 +306,16 @@ class Layout:
     def began(self) -> str:
         """Key of the mark of the first daemon: what came to plain keys after it needs a commit."""
         return f"{self.prefix}/.syncd/began"
+
+    @property
+    def probe(self) -> str:
+        """Prefix of the objects by which a store is tried; empty but for a crash."""
+        return f"{self.prefix}/.syncd/probe/"
+
+    @property
+    def writers(self) -> str:
+        """Prefix of the marks that writers leave where they cannot be fenced."""
+        return f"{self.prefix}/.syncd/writers/"
 
     @property
     def checkpoints(self) -> str:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from syncd.commitlog import CommitLog
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent
+from syncd.parting import Parting, parting
 from syncd.place import (
     Note,
     check_parents,
@@ -74,10 +75,14 @@ class Restorer:
         self._on_bytes = on_bytes
         self._on_begin = on_begin
         self._log = CommitLog(store, layout)
+        self.parting: Parting | None = None
+        """Histories that go on side by side, as far as the last look at the commits has shown."""
 
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
-        return list(self._log.newest_first())
+        found = list(self._log.newest_first(claims=True))
+        self.parting = parting(item for item in found if isinstance(item, CommitRecord))
+        return [item for item in found if isinstance(item, Corrupt) or not item.is_claim]
 
     def restore_newest(
         self,

@@ -19,6 +19,7 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt
+from syncd.numbering import STEP
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.stores.base import ObjectStore
@@ -46,13 +47,18 @@ def series(checkpoint: str) -> str:
 def doomed(records: Iterable[CommitRecord], keep: int | None) -> list[CommitRecord]:
     """Which commits go when the newest ``keep`` of each series stay (None: all stay).
 
-    ``records`` come newest first. The newest of all always stays.
+    ``records`` come newest first. The newest of all always stays, and so does the newest of each
+    writer that could not be fenced: it may be alive, and lean on what it committed last.
     """
     kept: Counter[str] = Counter()
+    lives: set[tuple[str, str]] = set()
     going = []
     for record in records:
         mine = series(record.checkpoint)
-        if keep is not None and kept[mine] >= keep:
+        life = (mine, record.writer)
+        leaned_on = record.after is not None and life not in lives
+        lives.add(life)
+        if keep is not None and kept[mine] >= keep and not leaned_on:
             going.append(record)
         kept[mine] += 1
     return going
@@ -142,16 +148,18 @@ class Retention:
     def _orphans(self, numbers: list[int], staying: set[int], needed: set[str]) -> set[str]:
         """Versions that no commit names: of attempts that were given up, at numbers long taken.
 
-        What was put aside for a commit goes with it.
+        What was put aside for a commit goes with it. Where writers go on side by side, any of
+        them may still be about to name what it has sent: that stays for a day.
         """
         head = max(numbers, default=0)
+        latest = self._clock.now() - (UPLOAD_GRACE if head >= STEP else -UPLOAD_GRACE)
         orphans = set()
         for info in self._store.list(self._layout.versions):
             number = info.key.removeprefix(self._layout.versions)[:20]
             kept = self._layout.kept_for(info.key)
             if info.key in needed or (kept and kept[0] in staying):
                 continue
-            if number.isdigit() and int(number) <= head:
+            if number.isdigit() and int(number) <= head and info.modified < latest:
                 orphans.add(info.key)
         return orphans
 

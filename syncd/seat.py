@@ -1,7 +1,8 @@
 """The writer's seat at the commit log: who may write, how it is found out, who has to stop.
 
 A writer is one life of one daemon. It knows the log by its journal, takes the next number by
-put-if-absent, and is fenced as soon as another one has taken it.
+put-if-absent, and is fenced as soon as another one has taken it. On a store that ignores
+put-if-absent each writer has numbers of its own, nobody is fenced, and that is told.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog, fenced
 from syncd.errors import Corrupt, Fenced, NotFound
 from syncd.journal import Journal
+from syncd.numbering import next_in_slot
+from syncd.parting import parting
 from syncd.records import UNREADABLE, CommitRecord, Layout, check_record
 from syncd.retention import series
 
@@ -42,6 +46,9 @@ class Seat:
         self._writer = writer
         self._home = home
         self._readers = readers
+        self._slot: int | None = None
+        self._used = 0
+        self._others: set[str] = set()
         self.on_learnt: Callable[[set[int]], None] = lambda _numbers: None
         """Hears the numbers of commits that others have made."""
         self.took_over = False
@@ -61,6 +68,8 @@ class Seat:
         broken = self._learn(self._log.sizes())
         for record in self._log.being_pruned():  # what dies with them may have been at plain keys
             self._journal.take(record.checkpoint)
+        if not self._log.fences:
+            self._slot = self._log.draw_slot(self._writer)
         here = self._journal.get("home") in (None, self._home)
         claimed = False
         while not claimed:
@@ -69,7 +78,7 @@ class Seat:
             ours = newest is None or newest.writer in (self._writer, *self._journal.writers())
             self.took_over |= not ours
             sure = ours and (here or not newest) and not self._journal.get(_UNDER_WAY)
-            claimed = sure or self._claim()
+            claimed = (sure and self._slot is None) or self._claim()
         self._journal.remember("home", self._home)
         self.lives = frozenset((*self._journal.writers(), self._writer))
         self._journal.add_writer(self._writer)
@@ -83,7 +92,7 @@ class Seat:
             self._learn(self._log.sizes())
             return False
         sizes = self._log.sizes()
-        if max(sizes, default=0) == claim.seq:
+        if max(sizes, default=0) == claim.seq or self._slot is not None:
             return True
         self._learn(sizes)  # it fell into a gap that pruning has left while this machine slept
         return False
@@ -91,7 +100,8 @@ class Seat:
     def look(self) -> bool:
         """One request: has another writer committed, has somebody pruned, is the log there?
 
-        True, or Fenced if the log has been continued by another writer.
+        Whether the newest record is this writer's; Fenced if the log has been continued by
+        another one. Where the store cannot fence, what others write is learnt and told.
         """
         sizes, head = self._log.sizes(), self._journal.head()
         known = self._forget_vanished(sizes)
@@ -101,22 +111,60 @@ class Seat:
         for seq in sorted(news):
             record = self._journal.commit(seq, self._layout)
             newer = seq > head or head not in sizes
-            if newer and record and record.writer not in self.lives:
+            if record is None or record.writer in self.lives:
+                continue
+            if self._slot is not None:
+                self._others.add(record.writer)
+            elif newer:
                 raise fenced(seq, record.writer)
-        return True
+        if self._slot is None or not (newest := self._journal.commit(max(sizes), self._layout)):
+            return True
+        return newest.writer == self._writer
+
+    def rivals(self) -> str:
+        """What other writers do to the same log at the same time, in words; "" for nothing."""
+        if not self._others:
+            return ""
+        known = (self._journal.commit(seq, self._layout) for seq in self._journal.known_commits())
+        parted = parting(record for record in known if record)
+        names = ", ".join(sorted(self._others))
+        return parted.words() if parted else f"another machine (writer {names}) writes here as well"
+
+    def leans(self, base: CommitRecord) -> bool:
+        """Whether retention, by whomever, keeps a commit until there is a newer one of its kind.
+
+        Only on such a one may another commit lean: on any other it could be let go by a machine
+        that has not seen that its objects are needed again.
+        """
+        mine = series(base.checkpoint)
+        if self._slot is not None and base.writer != self._writer:
+            return False
+        same = (
+            rank
+            for checkpoint, writer, rank in self._journal.ranks()
+            if series(checkpoint) == mine and (self._slot is None or writer == self._writer)
+        )
+        return max(same, default=base.rank) == base.rank
 
     def next_number(self) -> int:
         """The number for this writer's next record."""
-        return self._journal.head() + 1
+        head = self._journal.head()
+        if self._slot is None:
+            return head + 1
+        return next_in_slot(self._slot, max(head, self._used))
 
-    def append(self, record: CommitRecord) -> None:
+    def append(self, record: CommitRecord) -> CommitRecord:
         """Make a record the newest of the log; Fenced if another writer was there first."""
+        if self._slot is not None:
+            record = replace(record, after=self._journal.head())
+        self._used = record.seq  # whatever becomes of it: a number is used for one record only
         check_record(record, record.seq)  # what no reader would trust must not be written
         self._journal.remember(_UNDER_WAY, "yes")
         self._log.append(record)
         with self._journal.transaction():
             self._journal.add_commit(record)
             self._journal.remember(_UNDER_WAY, "")
+        return record
 
     def now(self) -> str:
         """The time for a record."""

@@ -71,6 +71,7 @@ class Machine:
     writer: str = "writer-a"
     store: ObjectStore | None = None
     settle: float = 0.0
+    home: str = ""
     journal: Journal = field(init=False)
     publisher: Publisher = field(init=False)
     pipeline: Pipeline = field(init=False)
@@ -85,7 +86,7 @@ class Machine:
         self.health = Health(clock)
         transfer = Transfer(store, 2, RateLimit(None, clock, threading.Event()), self.health.sent)
         self.publisher = Publisher(
-            self.root, store, self.journal, LAYOUT, transfer, clock, self.writer
+            self.root, store, self.journal, LAYOUT, transfer, clock, self.writer, self.home
         )
         snapshots = Snapshots(self.disk / "snapshots", self.root, None)
         self.pipeline = Pipeline(

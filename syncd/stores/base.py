@@ -21,7 +21,8 @@ Buffer = bytes | bytearray | memoryview
 class Capabilities:
     """What a store can do; the callers choose their way by these flags, never by its name.
 
-    put_if_absent     ``put`` and ``Upload.finish`` honour IfAbsent
+    put_if_absent     ``put`` honours IfAbsent
+    upload_if_absent  ``Upload.finish`` honours IfAbsent
     compare_and_swap  ``put`` and ``Upload.finish`` honour IfVersion
     conditional_copy  ``copy`` honours IfAbsent on its target
     parallel_parts    the parts of one Upload may be sent in any order, from several threads
@@ -35,6 +36,7 @@ class Capabilities:
     """
 
     put_if_absent: bool = True
+    upload_if_absent: bool = True
     compare_and_swap: bool = True
     conditional_copy: bool = False
     parallel_parts: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class SimStore:
         self.honours = honours
         self.capabilities = Capabilities(
             put_if_absent=honours,
-            conditional_copy=conditional_copy,
+            upload_if_absent=honours,
+            conditional_copy=conditional_copy and honours,
             min_part_size=1,
         )
         self.objects: dict[str, Object] = {}
@@ -53,7 +55,7 @@ class SimStore:
 
     def _info(self, key: str) -> ObjectInfo:
         found = self.objects[key]
-        return ObjectInfo(key, len(found.data), found.version, 0.0)
+        return ObjectInfo(key, len(found.data), found.version, time.time())
 
     def _check(self, key: str, condition: Condition) -> None:
         if not self.honours:

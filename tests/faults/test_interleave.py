@@ -25,6 +25,12 @@ def test_what_was_once_torn_is_not(seed: int) -> None:
 
 
 @pytest.mark.slow
+def test_side_by_side_where_nobody_can_be_fenced() -> None:
+    results = list(run(range(300), numbered=True))
+    assert [(seed, words) for seed, words, _ in results if words] == []
+
+
+@pytest.mark.slow
 def test_a_thousand_interleavings() -> None:
     shares = [range(at, at + 50) for at in range(0, 1000, 50)]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:

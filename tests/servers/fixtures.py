@@ -18,7 +18,7 @@ from tests.servers.azure import SECRET as AZURE_SECRET
 from tests.servers.azure import Azurite, connection_string
 from tests.servers.gcs import FakeGcs, GcpEmulator
 from tests.servers.process import NotInstalled, Server
-from tests.servers.s3 import SECRET, Moto, S3Server, SeaweedFS
+from tests.servers.s3 import SECRET, Moto, Rclone, S3Server, SeaweedFS
 from tests.servers.strict_gcs import StrictGcs
 from tests.servers.wires import Wire
 
@@ -99,6 +99,11 @@ def seaweedfs_tls() -> Iterator[SeaweedFS]:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
     yield from _run(Moto())
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[Rclone]:
+    yield from _run(Rclone())
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +247,7 @@ __all__ = [
     "fake_gcs",
     "gcp_emulator",
     "moto",
+    "rclone",
     "seaweedfs",
     "seaweedfs_tls",
     "strict_gcs",

@@ -128,6 +128,23 @@ class SeaweedFS(S3Server):
         ]
 
 
+class Rclone(S3Server):
+    """Takes If-None-Match and ignores it: on such a store no writer can be fenced."""
+
+    def command(self) -> Sequence[str]:
+        (self.folder / "data").mkdir(exist_ok=True)
+        return [
+            program("bin", "rclone"),
+            "serve",
+            "s3",
+            "--config=",
+            f"--addr=127.0.0.1:{self.port}",
+            f"--auth-key={KEY},{SECRET}",
+            "--vfs-cache-mode=off",
+            str(self.folder / "data"),
+        ]
+
+
 class Moto(S3Server):
     """Accepts wrong secrets and wrong checksums: no evidence of either."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -14,6 +15,8 @@ SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>not now</Message></Error>"
 )
 """What an overloaded S3 says."""
+
+_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) (/\S*) HTTP/1\.1\r\n")
 
 
 class Wire:
@@ -36,6 +39,8 @@ class Wire:
         self.refused = 0
         self.connections = 0
         self.cuts = 0
+        self.requests: list[str] = []
+        """Method and path of each request that has gone up."""
         self.flows = threading.Event()
         self.flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -68,6 +73,7 @@ class Wire:
                     self.upward += len(data)
                     if self.rate:
                         time.sleep(len(data) / self.rate)
+                    self.requests += [b" ".join(head).decode() for head in _REQUEST.findall(data)]
                 if upward and self.refuse:
                     self.refused += 1
                     source.sendall(self.refuse)

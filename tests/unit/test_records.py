@@ -98,6 +98,8 @@ TAMPERINGS: dict[str, Callable[[dict[str, Any]], None]] = {
     "absolute link": lambda d: d["links"][0].update(target="/etc"),
     "path leads through a link": lambda d: d["links"][0].update(path="agents"),
     "another number": lambda d: d.update(seq=8),
+    "after itself": lambda d: d.update(after=7),
+    "after is text": lambda d: d.update(after="5"),
     "later format": lambda d: d.update(format=2),
     "no files": lambda d: d.update(files=[], links=[]),
     "files without a checkpoint": lambda d: d.update(checkpoint=""),
