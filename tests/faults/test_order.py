@@ -82,7 +82,7 @@ def test_checkpoint_that_never_rests_is_committed_all_the_same(build: Build) -> 
     writer = Restless(lambda number: save_zip(path, number, 4 * MB), 0.7)
     one.start()
     try:
-        wait_until(lambda: (one.status() or {}).get("commits", 0) >= 3, "three commits", 20)
+        wait_until(lambda: (one.status() or {}).get("commits", 0) >= 3, "three commits")
     finally:
         writer.end()
         one.kill()
@@ -106,7 +106,7 @@ def test_set_that_never_rests_is_committed_whole(build: Build) -> None:
     writer = Restless(save, 0.9)
     one.start()
     try:
-        wait_until(lambda: (one.status() or {}).get("commits", 0) >= 3, "three commits", 30)
+        wait_until(lambda: (one.status() or {}).get("commits", 0) >= 3, "three commits")
     finally:
         writer.end()
         one.kill()
@@ -149,7 +149,7 @@ def test_what_can_still_be_committed_goes_first_at_the_end(build: Build) -> None
     assert one.daemon
     began = time.monotonic()
     assert one.stop() == 1
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 6
     assert "run/gen-000002" in committed(one)
     assert (one.disk.parent / "bucket/eigen2/logs/train.log").read_text() == "the last words\n"
 
@@ -176,7 +176,7 @@ def test_end_comes_in_time(build: Build, seaweedfs: SeaweedFS, grace: str, hole:
     began = time.monotonic()
     one.daemon.send_signal(signal.SIGTERM)
     assert one.daemon.wait(30) == 1
-    assert time.monotonic() - began < float(grace) + 0.5 + 0.5  # the last: a busy machine's pardon
+    assert time.monotonic() - began < float(grace) + 0.5 + 1.5  # the last: a busy machine's pardon
     wire.flows.set()
     wire.close()
 
@@ -192,4 +192,4 @@ def test_second_signal_ends_it_at_once(build: Build) -> None:
     wait_until(lambda: "stopping" in one.log(), "it has heard the first")
     time.sleep(0.4)  # a second signal within 0.3 s is the first, sent to process and group
     one.daemon.send_signal(signal.SIGTERM)
-    assert one.daemon.wait(1.5) == 1
+    assert one.daemon.wait(3) == 1
