@@ -290,11 +290,15 @@ class Engine:
         tree = scan(self.settings.checkpoint_dir, self.settings.exclude)
         on_disk = list(units(tree)) if tree else []
         for path in prune_local(self.settings.checkpoint_dir, on_disk, keep, self._in_store):
-            log.info("deleted %s on disk: it is safe in the store", path)
+            log.info("deleted %s on disk: it, or what took its place, is safe in the store", path)
 
     def _in_store(self, unit: Unit) -> bool:
-        """Whether this very revision was committed, and is there or has a successor there."""
-        if self.store is None or not self.journal.is_safe(unit.path, unit.signature):
+        """Whether this very revision was committed, or left out for newer ones that were.
+
+        It is there, or has a successor there.
+        """
+        left_out = self.pipeline.is_obsolete(unit)
+        if self.store is None or not (left_out or self.journal.is_safe(unit.path, unit.signature)):
             return False
         record = self.journal.newest_commit(self.layout, unit.path)
         if record is None:  # retention has let it go, which it does only for newer ones

@@ -65,6 +65,12 @@ class Newest:
             for path in [path for path in mine if gone(path)]:
                 del mine[path]
 
+    def outlived(self, unit: Unit) -> bool:
+        """Whether as many newer ones of its series are committed as retention keeps."""
+        mine = self._safe.get(series(unit.path), {})
+        newer = sum(written > unit.written for written in mine.values())
+        return self._keep is not None and newer >= self._keep
+
     def superseded(self, pending: Sequence[Unit]) -> set[str]:
         """Of those that wait: what retention would drop as soon as it is in the store."""
         gone: set[str] = set()

@@ -69,6 +69,7 @@ class Pipeline:
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
         self._newest = Newest(keep_last)
+        self._superseded: dict[str, str] = {}
         self._snapshots = snapshots
         self._restless: set[str] = set()
         self._started = False
@@ -144,9 +145,13 @@ class Pipeline:
                 self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
         return True
 
-    @staticmethod
-    def _coalesce(look: Look, gone: set[str]) -> None:
+    def is_obsolete(self, unit: Unit) -> bool:
+        """Whether a complete checkpoint was not sent, for newer ones that are committed by now."""
+        return self._superseded.get(unit.path) == unit.signature and self._newest.outlived(unit)
+
+    def _coalesce(self, look: Look, gone: set[str]) -> None:
         """A checkpoint that was superseded while it waited is not sent only to be deleted."""
+        self._superseded = {u.path: u.signature for u, _ in look.pending if u.path in gone}
         for unit, _ in look.pending if gone else ():
             if unit.path in gone:
                 words = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"

@@ -72,6 +72,7 @@ class Machine:
     store: ObjectStore | None = None
     settle: float = 0.0
     home: str = ""
+    keep_last: int | None = None
     journal: Journal = field(init=False)
     publisher: Publisher = field(init=False)
     pipeline: Pipeline = field(init=False)
@@ -90,7 +91,13 @@ class Machine:
         )
         snapshots = Snapshots(self.disk / "snapshots", self.root, None)
         self.pipeline = Pipeline(
-            self.root, self.journal, self.health, clock, self.settle, snapshots=snapshots
+            self.root,
+            self.journal,
+            self.health,
+            clock,
+            self.settle,
+            keep_last=self.keep_last,
+            snapshots=snapshots,
         )
 
     @property

@@ -128,3 +128,22 @@ def test_disk_keeps_the_newest_and_whatever_is_not_committed(machine: Machine) -
     assert gone == ["run/gen-000015", "run/gen-000005"]
     left = sorted(path.name for path in (machine.root / "run").iterdir())
     assert left == ["gen-000010", "gen-000020", "gen-000025"]
+
+
+def test_what_was_left_out_may_go_from_disk_once_newer_ones_are_committed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket", keep_last=1).start()
+    for number in (5, 10):
+        for name in ("w.bin", "state.json"):
+            age(machine.write(f"run/gen-{number:06}/{name}", "{}"), 1000 - number)
+    found = scan(machine.root)
+    assert found
+    old, new = sorted(units(found), key=lambda unit: unit.path)
+    look = machine.pipeline.look()
+    assert [unit.path for unit, _ in look.pending] == [new.path]
+    assert not machine.pipeline.is_obsolete(old), "nothing newer is safe yet"
+    machine.commit_all()
+    assert machine.pipeline.is_obsolete(old)
+    assert not machine.pipeline.is_obsolete(new)
+    age(machine.write("run/gen-000005/state.json", "{ }"), 500)
+    changed = next(unit for unit in units(scan(machine.root) or found) if unit.path == old.path)
+    assert not machine.pipeline.is_obsolete(changed), "it may be half written now"
