@@ -26,12 +26,13 @@ class BadData(UsageFault):
     """The market data file cannot be used."""
 
     def __init__(
-        self, path: Path | str, reason: str, *, line: int | None = None, column: str | None = None
-    ) -> None:
+        self, path: Path | str, reason: str, *, line: int | None = None, column: str | None = None,
+        unit: str = "line",
+    ) -> None:  # fmt: skip
         where = str(path)
         if line is not None:
-            where += f", line {line}"
+            where += f", {unit} {line}"
         if column is not None:
             where += f", column {column}"
         super().__init__(f"{where}: {reason}")
-        self.line, self.column = line, column
+        self.reason, self.line, self.column = reason, line, column

@@ -16,7 +16,7 @@ from trainer.environment import Book, Exchange
 from trainer.market import Split
 from trainer.networks import Params
 from trainer.randomness import stream
-from trainer.rollout import groups, market_rows, of_group
+from trainer.rollout import Ahead, groups, of_group
 from trainer.signals import STOP
 
 Policy = Callable[[int, Book, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -57,12 +57,12 @@ def trade(exchange: Exchange, split: Split, policy: Policy, agents: int = 1) -> 
 @torch.no_grad()
 def policy_of(exchange: Exchange, split: Split, actors: Params) -> Policy:
     """The agents' own policy on a split."""
-    rows = market_rows(actors, exchange.market, [split.first], split.steps)
+    ahead = Ahead(actors, exchange.market, [split.first], split.steps)
 
     @torch.no_grad()
     def policy(step: int, _book: Book, day: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         listed = exchange.market.listed[day]
-        return networks.act(actors, rows[:, :, step], exchange.beside(seen), listed)
+        return networks.act(actors, ahead.at(step), exchange.beside(seen), listed)
 
     return policy
 

@@ -1,31 +1,25 @@
 """The market as tensors: features, prices, and who is listed, split by date.
 
-A data file is parsed once. Its numbers lie as a memory-mappable array named by the SHA-256 of the
-file's content, in `.trainer-cache` beside it, or in the user's cache directory where that folder
-cannot be written.
+Which form the data file has is found by its name and its header; `cache` keeps what was read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import shutil
-import tempfile
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from trainer import features
-from trainer.csv_reader import Table, read_csv
+from trainer import cache, features, wide_reader
+from trainer.cache import Prepared
+from trainer.csv_reader import read_csv
 from trainer.errors import BadData, UsageFault
 from trainer.settings import Settings
+from trainer.table import Table
 from trainer.view import View
-
-CACHE_FORMAT = "v1"
 
 
 @dataclass(frozen=True)
@@ -74,35 +68,35 @@ class Market:
         return len(self.tradable)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content; BadData when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as handle:
-            for block in iter(lambda: handle.read(1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise BadData(path, f"cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
+def read(path: Path) -> Table:
+    """A data file in whichever form: long or wide, CSV or Parquet; BadData says where it is bad."""
+    from trainer import arrow_reader
+
+    if path.suffix.lower() in (".parquet", ".pq"):
+        header = arrow_reader.parquet_header(path)
+        if wide_reader.is_wide(header):
+            return wide_reader.read_wide_parquet(path, header)
+        return arrow_reader.long_parquet(path, header)
+    quick = arrow_reader.long_csv(path)
+    if quick is not None:
+        return quick
+    with contextlib.suppress(OSError, UnicodeDecodeError, csv.Error):
+        if wide_reader.is_wide(arrow_reader.csv_header(path)):
+            return wide_reader.read_wide_csv(path)
+    return read_csv(path)
 
 
 def load(path: Path, settings: Settings, device: torch.device) -> Market:
     """The market of a file: from the cache when its content is known, else parsed and cached."""
-    if path.suffix.lower() in (".parquet", ".pq"):
-        raise BadData(path, "Parquet is not read yet: give a long-form CSV file")
-    content = file_hash(path)
-    table = _from_cache(path, content)
-    if table is None:
-        table = read_csv(path)
-        _to_cache(path, content, table)
-    return build(path, table, content, settings, device)
+    content, numbers = cache.prepared(path, read)
+    return build(path, numbers, content, settings, device)
 
 
 def build(
-    path: Path, table: Table, content: str, settings: Settings, device: torch.device
+    path: Path, numbers: Prepared, content: str, settings: Settings, device: torch.device
 ) -> Market:
     """Features, splits and tensors; BadData when there are too few days for the settings."""
-    days = len(table.dates)
+    days = len(numbers.dates)
     train_days = int(days * settings.train_share)
     validation_days = int(days * settings.validation_share)
     first = settings.context - 1
@@ -117,27 +111,24 @@ def build(
             f"{settings.context + length} (context {settings.context} + an episode's "
             f"{length}), validation and hold-out need 2 each",
         )
-    chosen = _tradable(path, table, settings)
-    raw = features.compute(table.values)
-    scaled, _, _ = features.standardise(raw, train_days)
-    present = ~np.isnan(table.values[:, :, 3])
-    inputs = np.concatenate([scaled, present[:, :, None].astype(np.float32)], axis=2)
-    close = table.values[:, chosen, 3]
-    listed = present[:, chosen]
+    chosen = _tradable(path, numbers, settings)
+    inputs = torch.from_numpy(cache.inputs(numbers, train_days)).to(device)
+    close, opens = numbers.closes[:, chosen], numbers.opens[:, chosen]
+    listed = ~np.isnan(close)
     ended = np.cumsum(listed[::-1], axis=0)[::-1] == 0
     begun = np.cumsum(listed, axis=0) > 0
     known = np.nan_to_num(features.filled(close), nan=0.0)
     return Market(
-        view=View.of(torch.tensor(inputs, device=device), settings.context, settings.recent),
-        present=torch.tensor(present, device=device),
+        view=View.of(inputs, settings.context, settings.recent),
+        present=torch.from_numpy(~np.isnan(numbers.closes)).to(device),
         places=torch.tensor(chosen, device=device),
-        opens=torch.tensor(table.values[:, chosen, 0], device=device),
+        opens=torch.tensor(opens, device=device),
         known=torch.tensor(known, device=device),
         listed=torch.tensor(listed, device=device),
         delisted=torch.tensor(ended & begun, device=device),
-        dates=tuple(table.dates),
-        tickers=tuple(table.tickers),
-        tradable=tuple(table.tickers[i] for i in chosen),
+        dates=tuple(numbers.dates),
+        tickers=tuple(numbers.tickers),
+        tradable=tuple(numbers.tickers[i] for i in chosen),
         data_hash=content,
         train=train,
         validation=validation,
@@ -145,50 +136,21 @@ def build(
     )
 
 
-def _tradable(path: Path, table: Table, settings: Settings) -> list[int]:
-    names = settings.tradable_names or tuple(table.tickers)
-    unknown = [name for name in names if name not in table.tickers]
+def _tradable(path: Path, numbers: Prepared, settings: Settings) -> list[int]:
+    names = settings.tradable_names or tuple(numbers.tickers)
+    unknown = [name for name in names if name not in numbers.tickers]
     if unknown:
         raise UsageFault(f"--tradable: {path} has no series named {', '.join(unknown)}")
     if len(set(names)) < len(names):
         raise UsageFault("--tradable names a series twice")
-    return [table.tickers.index(name) for name in names]
-
-
-def _cache_folders(path: Path) -> list[Path]:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [path.resolve().parent / ".trainer-cache", home / "trainer-data"]
-
-
-def _from_cache(path: Path, content: str) -> Table | None:
-    for folder in _cache_folders(path):
-        entry = folder / f"{content}-{CACHE_FORMAT}"
-        try:
-            names = json.loads((entry / "names.json").read_text(encoding="utf-8"))
-            values = np.load(entry / "values.npy", mmap_mode="r", allow_pickle=False)
-            if values.shape == (len(names["dates"]), len(names["tickers"]), 5):
-                return Table(names["dates"], names["tickers"], values)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # absent or unreadable: the file itself is the truth
-    return None
-
-
-def _to_cache(path: Path, content: str, table: Table) -> None:
-    """Write aside and rename; a cache that cannot be written is only slower next time."""
-    for folder in _cache_folders(path):
-        aside: str | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = tempfile.mkdtemp(prefix=".tmp-", dir=folder)
-            np.save(Path(aside) / "values.npy", table.values, allow_pickle=False)
-            names = {"dates": table.dates, "tickers": table.tickers}
-            (Path(aside) / "names.json").write_text(json.dumps(names), encoding="utf-8")
-            entry = folder / f"{content}-{CACHE_FORMAT}"
-            with contextlib.suppress(OSError):
-                shutil.rmtree(entry)
-            Path(aside).rename(entry)
-        except OSError:
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
-            continue
-        return
+    chosen = [numbers.tickers.index(name) for name in names]
+    for price in (numbers.opens, numbers.closes):
+        wrong = np.argwhere(price[:, chosen] <= 0)
+        if len(wrong):
+            day, which = wrong[0]
+            raise UsageFault(
+                f"--tradable: {names[which]} has a price of {price[day, chosen[which]]:g} on "
+                f"{numbers.dates[day]}, and what is traded must cost something: name those series "
+                "that can be traded"
+            )
+    return chosen

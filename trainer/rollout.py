@@ -17,6 +17,7 @@ from trainer.networks import Params
 from trainer.randomness import below
 from trainer.signals import STOP
 
+AHEAD = 8  # days of the market worked on at once
 REWARD_SCALE = 100.0  # rewards are log returns in percent
 
 Transitions = dict[str, torch.Tensor]
@@ -52,14 +53,34 @@ def of_group(params: Params, group: range) -> Params:
     return {name: p[group.start : group.stop] for name, p in params.items()}
 
 
-def market_rows(params: Params, market: Market, first_days: list[int], length: int) -> torch.Tensor:
-    """The market's part [P, N, T, A, H] for `length` days of each episode."""
-    parts = []
-    for first in first_days:
-        STOP.check()
-        seen, listed = market.view.row(first, length), market.present[first : first + length]
-        parts.append(networks.market_part(params, seen, listed, market.places))
-    return torch.stack(parts, dim=1)
+class Ahead:
+    """The market's part of `length` days of each episode, computed a few days at a time.
+
+    It depends on the day alone, so each day is worked on once, for all states of it; a few days at
+    a time stay in the processor's caches, and a year of a whole market needs no gigabyte.
+    """
+
+    def __init__(self, params: Params, market: Market, first_days: list[int], length: int) -> None:
+        self._params, self._market = params, market
+        self._first_days, self._length = first_days, length
+        self._block, self._rows = -1, torch.empty(0)
+
+    def at(self, step: int) -> torch.Tensor:
+        """[P, N, A, H] of one step."""
+        if step // AHEAD != self._block:
+            STOP.check()
+            self._block = step // AHEAD
+            begin = self._block * AHEAD
+            self._rows = self.rows(begin, min(AHEAD, self._length - begin))
+        return self._rows[:, :, step % AHEAD]
+
+    def rows(self, begin: int, count: int) -> torch.Tensor:
+        """[P, N, count, A, H] of `count` steps from `begin`."""
+        market, days = self._market, [first + begin for first in self._first_days]
+        seen = torch.cat([market.view.row(day, count) for day in days])
+        listed = torch.cat([market.present[day : day + count] for day in days])
+        part = networks.market_part(self._params, seen, listed, market.places)
+        return part.view(len(part), len(days), count, *part.shape[2:])
 
 
 @torch.no_grad()
@@ -71,8 +92,8 @@ def play(
 ) -> Experience:
     """All these agents play all episodes together; `noise` [T, P, N, A + 1] is on their scores."""
     agents, episodes, length = len(actors["out.b"]), len(first_days), exchange.rules.length
-    market = market_rows(actors, exchange.market, first_days, length)
-    day = torch.tensor(first_days, device=market.device)
+    ahead = Ahead(actors, exchange.market, first_days, length)
+    day = torch.tensor(first_days, device=exchange.market.known.device)
     book = exchange.open_books(agents, episodes)
     seen = exchange.observe(book, day, 1.0)
     steps: dict[str, list[torch.Tensor]] = {
@@ -82,7 +103,7 @@ def play(
         STOP.check()
         listed = exchange.market.listed[day]
         loud = None if noise is None else noise[step]
-        action = networks.act(actors, market[:, :, step], exchange.beside(seen), listed, loud)
+        action = networks.act(actors, ahead.at(step), exchange.beside(seen), listed, loud)
         book, gain = exchange.step(book, day, action, step)
         after = exchange.observe(book, day + 1, 1.0 - (step + 1) / length)
         for name, part in (("day", day.int().expand(agents, -1)), ("book", seen),

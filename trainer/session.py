@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint, evaluation, market, settings, state, synthetic
+from trainer import cache, checkpoint, evaluation, market, settings, state, synthetic
 from trainer.checkpoint import Loaded
 from trainer.display import Display, percent
 from trainer.environment import Exchange, Rules
@@ -189,7 +189,7 @@ def _exchange(chosen: Settings, loaded: Loaded | None, device: torch.device) -> 
     if not path.is_file():
         raise BadData(path, "there is no such file" if not path.exists() else "is not a file")
     if loaded is not None:
-        content, then = market.file_hash(path), loaded.state["data_hash"]
+        content, then = cache.content_hash(path), loaded.state["data_hash"]
         if content != then:
             raise UsageFault(
                 f"cannot resume {loaded.path}: the data file {path} has SHA-256 {content}, but "

@@ -41,7 +41,9 @@ class Settings:
     """What a run was asked to do."""
 
     data: str = _setting(
-        "", "Market data file (CSV: date,ticker,open,high,low,close,volume).", identity=False
+        "",
+        "Market data file, CSV or Parquet: date,ticker,open,high,low,close,volume, or wide.",
+        identity=False,
     )
     run: str = _setting("", "Name of the run; a fresh one gets a name of its own.", identity=False)
     generations: int = _setting(

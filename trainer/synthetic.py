@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.csv_reader import COLUMNS
+from trainer.table import COLUMNS
 
 MISSING_CHANCE = 0.005
 FIRST_DAY = datetime.date(2015, 1, 2)

@@ -1,5 +1,6 @@
 """What the trainer costs and what it learns, beside the program it succeeds.
 
+    python -m tests.benchmarks.trainer data             loading 3,900 days x 669 series
     python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
     python -m tests.benchmarks.trainer full             3,900 days x 669 series
     python -m tests.benchmarks.trainer learn [SEEDS]    a made market with a signal, 10 seeds
@@ -10,6 +11,7 @@ that its peak memory is its own.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import statistics
@@ -27,11 +29,12 @@ import numpy as np
 import torch
 
 from trainer import evaluation, market, rollout, state, synthetic
-from trainer.csv_reader import Table
+from trainer.cache import Prepared
 from trainer.environment import Book, Exchange, Rules
 from trainer.evaluation import Policy
 from trainer.market import Split
 from trainer.settings import Settings
+from trainer.table import NUMBERS, Table
 from trainer.training import advance
 
 CPU = torch.device("cpu")
@@ -62,6 +65,56 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
+def made_market(days: int, series: int) -> Table:
+    """Random walks, quickly made."""
+    random = np.random.Generator(np.random.PCG64(1))
+    close = 50 * np.exp(np.cumsum(0.01 * random.standard_normal((days, series)), axis=0))
+    values = np.stack([close, close * 1.01, close * 0.99, close, np.full_like(close, 1e6)], axis=-1)
+    dates = [str(np.datetime64("2008-01-01") + day) for day in range(days)]
+    return Table(dates, [f"S{i:03d}" for i in range(series)], values)
+
+
+def write_forms(folder: Path, table: Table) -> list[Path]:
+    """The table as long CSV, long Parquet, wide CSV and wide Parquet."""
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+    import pyarrow.parquet as pa_parquet
+
+    days, series, _ = table.values.shape
+    rows = table.values.reshape(-1, 5)
+    long = pa.table({
+        "date": np.repeat(table.dates, series), "ticker": np.tile(table.tickers, days),
+        **{name: rows[:, i] for i, name in enumerate(NUMBERS)},
+    })  # fmt: skip
+    pa_csv.write_csv(long, folder / "long.csv")
+    pa_parquet.write_table(long, folder / "long.parquet")
+    wide = {"date": pa.array(table.dates)}
+    for index, name in enumerate(table.tickers):
+        texts = ("[" + ",".join(f"{x:.6g}" for x in (*row[[0, 3, 1, 2]], *row)) + "]"
+                 for row in table.values[:, index])  # fmt: skip
+        wide[name] = pa.array(texts)
+    pa_csv.write_csv(pa.table(wide), folder / "wide.csv")
+    pa_parquet.write_table(pa.table(wide), folder / "wide.parquet")
+    return [folder / f"{form}.{kind}" for form in ("long", "wide") for kind in ("csv", "parquet")]
+
+
+def data() -> None:
+    """The first load of each form of the whole market's file, and the second."""
+    table = made_market(3900, 669)
+    settings = replace(SHAPE, context=504, tradable=",".join(table.tickers[:108]))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        paths = write_forms(Path(folder), table)
+        del table
+        time.sleep(2.1)  # a file's times are trusted once they are older than that
+        for path in paths:
+            print(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB")
+            for name, wanted in (("first load", 5.0), ("second load", 0.1)):
+                began = time.perf_counter()
+                market.load(path, settings, CPU)
+                print(f"    {name:<14}{time.perf_counter() - began:>8.3f} s   asked {wanted:g} s")
+
+
 def steps_per_second(place: Exchange, current: state.TrainState, episodes: int) -> float:
     """Environment steps with the policy, of all agents in groups."""
     settings = current.settings
@@ -80,6 +133,11 @@ def scale_m() -> None:
         path = Path(folder) / "m.csv"
         synthetic.write_market(path, days=1600, tickers=24, seed=1)
         settings = replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16)))
+        reader = multiprocessing.get_context("fork").Process(
+            target=market.load, args=(path, settings, CPU)
+        )  # a run's first reading brings Arrow into memory; the others read the cache
+        reader.start()
+        reader.join()
         place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
     current = state.fresh(settings, place, CPU)
     actor, critic = state.shapes(settings, place)
@@ -90,6 +148,7 @@ def scale_m() -> None:
         advance(current, place)
         seconds.append(time.perf_counter() - began)
     line("one generation", statistics.median(seconds), "s", 10, 141)
+    line("peak memory of three generations", peak_mb(), "MB", 900)
     line("steps a second, 4 episodes at once", steps_per_second(place, current, 4), "/s", 1800, 54)
     line("steps a second, 1 episode at once", steps_per_second(place, current, 1), "/s", 1800, 54)
     ring = current.replay
@@ -98,22 +157,17 @@ def scale_m() -> None:
         "a transition, beside portfolio state", size - 2 * place.book_size * 4, "bytes", 150, 112435
     )
     line("a transition, portfolio state included", size, "bytes", 150 + 2 * place.book_size * 4)
-    line("peak memory", peak_mb(), "MB", 900)
     current.files()
-    line("peak memory with a snapshot to be saved", peak_mb(), "MB", 900)
+    line("peak memory of all this, and a snapshot", peak_mb(), "MB", 900)
 
 
 def full() -> None:
     """The whole market: an environment step of an agent, and one update of everybody."""
     torch.set_num_threads(2)
-    random = np.random.Generator(np.random.PCG64(1))
-    close = 50 * np.exp(np.cumsum(0.01 * random.standard_normal((3900, 669)), axis=0))
-    values = np.stack([close, close * 1.01, close * 0.99, close, np.full_like(close, 1e6)], axis=-1)
-    dates = [str(np.datetime64("2008-01-01") + day) for day in range(3900)]
-    tickers = [f"S{i:03d}" for i in range(669)]
-    settings = replace(SHAPE, context=504, population=16, tradable=",".join(tickers[:108]))
-    world = market.build(Path("made"), Table(dates, tickers, values), "made", settings, CPU)
-    del values, close
+    table = made_market(3900, 669)
+    settings = replace(SHAPE, context=504, population=16, tradable=",".join(table.tickers[:108]))
+    world = market.build(Path("made"), Prepared.of(table), "made", settings, CPU)
+    del table
     place = Exchange(world, Rules.of(settings))
     current = state.fresh(settings, place, CPU)
     rate = steps_per_second(place, replace_population(current, 4), 1)
@@ -204,7 +258,9 @@ def learn(seeds: int) -> None:
 def main() -> None:
     """Run the part that is named."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
-    if part == "scale-m":
+    if part == "data":
+        data()
+    elif part == "scale-m":
         scale_m()
     elif part == "full":
         full()

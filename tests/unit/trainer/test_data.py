@@ -12,7 +12,6 @@ import torch
 
 from tests.unit.trainer.worlds import CPU, SMALL
 from trainer import csv_reader, market, synthetic
-from trainer.csv_reader import read_csv
 from trainer.errors import BadData, UsageFault
 from trainer.settings import Settings, build
 
@@ -32,7 +31,7 @@ def written(folder: Path, text: str) -> Path:
         ("", None, None, "empty"),
         (HEADER, None, None, "no rows"),
         ("date,ticker,open,high,low,close\n", 1, "volume", "no such column"),
-        ("date,AAPL,MSFT\n", 1, "ticker", "wide form"),
+        ("date,AAPL,MSFT\n", None, None, "no rows"),
         (HEADER.replace("open", "high"), 1, "open", "no such column"),
         (HEADER + GOOD + "2024-01-03,A,10,11,9,ten,100\n", 3, "close", "'ten' is not a number"),
         (HEADER + "2024-01-03,A,inf,11,9,10,100\n", 2, "open", "finite"),
@@ -53,7 +52,7 @@ def test_a_bad_file_is_refused_by_line_and_column(
     tmp_path: Path, text: str, line: int | None, column: str | None, words: str
 ) -> None:
     with pytest.raises(BadData, match=words) as caught:
-        read_csv(written(tmp_path, text))
+        market.read(written(tmp_path, text))
     assert (caught.value.line, caught.value.column) == (line, column)
     if line is not None:
         assert f"line {line}" in str(caught.value)
@@ -68,12 +67,12 @@ def test_a_fault_far_down_is_found_where_it_is(
     lines = path.read_text().splitlines()
     lines[77] = lines[77].rsplit(",", 1)[0] + ",many"
     with pytest.raises(BadData, match="line 78, column volume: 'many' is not a number"):
-        read_csv(written(tmp_path, "\n".join(lines)))
+        market.read(written(tmp_path, "\n".join(lines)))
 
 
 def test_days_are_sorted_and_blank_cells_are_missing_values(tmp_path: Path) -> None:
     text = HEADER + "2024-01-03,B,10,11,9,10,\n\n2024-01-02,A,,,,10.5,7\n"
-    table = read_csv(written(tmp_path, text))
+    table = market.read(written(tmp_path, text))
     assert (table.dates, table.tickers) == (["2024-01-02", "2024-01-03"], ["A", "B"])
     assert table.values[1, 1, :4].tolist() == [10, 11, 9, 10]
     assert np.isnan(table.values[1, 1, 4])
@@ -98,7 +97,7 @@ def test_the_cache_gives_the_same_market_and_follows_the_content(
     synthetic.write_market(path, days=160, tickers=4, seed=1)
     first = market.load(path, SMALL, CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(market, "read_csv", None)
+        patch.setattr(market, "read", None)
         again = market.load(path, SMALL, CPU)
     assert torch.equal(first.view.daily, again.view.daily)
     assert torch.equal(first.opens.nan_to_num(), again.opens.nan_to_num())
@@ -110,7 +109,7 @@ def test_a_broken_cache_is_read_past(tmp_path: Path) -> None:
     path = tmp_path / "toy.csv"
     synthetic.write_market(path, days=160, tickers=4, seed=1)
     first = market.load(path, SMALL, CPU)
-    for entry in tmp_path.glob(".trainer-cache/*/values.npy"):
+    for entry in tmp_path.glob(".trainer-cache/*/closes.npy"):
         entry.write_bytes(entry.read_bytes()[:100])
     assert torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from trainer import market, state, synthetic
-from trainer.csv_reader import Table
+from trainer.cache import Prepared
 from trainer.environment import Exchange, Rules
 from trainer.market import Market
 from trainer.settings import Settings
 from trainer.state import TrainState
+from trainer.table import Table
 
 REPO = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def world(rows: Sequence[Sequence[tuple[float, float] | None]]) -> Market:
     """The market of a few hand-written days, whatever its length."""
     settings = replace(Settings(), context=1, horizon=1)
     filler = [list(rows[-1]) for _ in range(40)]
-    return market.build(Path("toy"), priced([*rows, *filler]), "hash", settings, CPU)
+    return market.build(Path("toy"), Prepared.of(priced([*rows, *filler])), "hash", settings, CPU)
 
 
 def exchange(folder: Path, settings: Settings = SMALL) -> Exchange:

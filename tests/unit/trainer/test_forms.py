@@ -1,0 +1,190 @@
+"""Long and wide, CSV and Parquet: the same market, and the same care."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.unit.trainer.worlds import CPU, SMALL
+from trainer import arrow_reader, cache, csv_reader, market, synthetic, wide_reader
+from trainer.errors import BadData, UsageFault
+from trainer.table import Table
+
+CELL = "[10,10.5,11,9,55,0.1,0.2,0.3,-0.4]"
+
+
+def same(one: Table, other: Table) -> None:
+    assert (one.dates, one.tickers) == (other.dates, other.tickers)
+    np.testing.assert_array_equal(one.values, other.values)
+    assert (one.given is None) == (other.given is None)
+    if one.given is not None and other.given is not None:
+        np.testing.assert_array_equal(one.given, other.given)
+
+
+def wide(folder: Path, *rows: str, header: str = "date,A,B") -> Path:
+    path = folder / "wide.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def parquet(folder: Path, **columns: Any) -> Path:
+    path = folder / "file.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_the_quick_reader_and_the_careful_one_read_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    synthetic.write_market(path, days=120, tickers=5, seed=3)
+    quick = arrow_reader.long_csv(path)
+    assert quick is not None
+    same(quick, csv_reader.read_csv(path))
+    pq.write_table(pa_csv.read_csv(path), tmp_path / "toy.parquet")
+    same(market.read(tmp_path / "toy.parquet"), quick)
+
+
+def test_what_the_quick_reader_finds_odd_is_read_with_care(tmp_path: Path) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text(
+        "\ufeffDate,Ticker,open,high,low,close,volume,note\n"
+        '2024-01-03,"A", 10 ,11,9,10.5,,"a\nb"\n2024-01-02,A,,,,10,NaN,\n'
+    )
+    assert arrow_reader.long_csv(path) is None
+    table = market.read(path)
+    assert table.dates == ["2024-01-02", "2024-01-03"]
+    assert table.values[1, 0, :4].tolist() == [10, 11, 9, 10.5]
+
+
+def test_the_wide_form_is_read_blank_cells_are_not_listed(tmp_path: Path) -> None:
+    rows = [f'2024-01-03,"{CELL}",', '2024-01-02,,"[1, 2, 3, 0.5, nan, nan, nan, nan, nan]"']
+    path = wide(tmp_path, *rows)
+    table = market.read(path)
+    assert (table.dates, table.tickers) == (["2024-01-02", "2024-01-03"], ["A", "B"])
+    assert table.given is not None
+    assert table.values[1, 0, :4].tolist() == [10, 11, 9, 10.5]
+    assert table.given[1, 0].tolist() == [55, 0.1, 0.2, 0.3, -0.4]
+    assert np.isnan(table.values[1, 1]).all()
+    assert np.isnan(table.given[0, 1]).all()
+    texts = [line.split(",", 1) for line in rows]
+    dates, cells = [t[0] for t in texts], [[CELL, None], [None, texts[1][1][2:-1]]]
+    file = parquet(tmp_path, date=dates, A=[c[0] for c in cells], B=[c[1] for c in cells])
+    same(market.read(file), table)
+
+
+def test_the_careful_wide_reader_reads_the_same(tmp_path: Path) -> None:
+    draw = np.random.Generator(np.random.PCG64(5))
+    rows = []
+    for day in range(1, 29):
+        cells = []
+        for _ in range(2):
+            opened, close = draw.uniform(9, 11, 2)
+            numbers = [opened, close, 12.0, 8.0, *draw.standard_normal(5)]
+            shown = "[" + ",".join(repr(float(x)) for x in numbers) + "]"
+            cells.append(f'"{shown}"' if draw.random() < 0.8 else "")
+        rows.append(f"2024-02-{day:02d},{','.join(cells)}")
+    path = wide(tmp_path, *rows)
+    dates, lines, cube = wide_reader._careful(path, ["date", "A", "B"])
+    careful = wide_reader._table(path, dates, ["A", "B"], np.stack(cube), lines, "line")
+    same(market.read(path), careful)
+    assert not np.isnan(careful.values).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "line", "column", "words"),
+    [
+        ('2024-01-03,"[1,2]",', 3, "A", "9 numbers .* and this one 2"),
+        ('2024-01-03,,"[1,2,x,4,5,6,7,8,9]"', 3, "B", "not a list of numbers"),
+        ("2024-01-03,,{}", 3, "B", "not a list of numbers|this one 0"),
+        ('2024-01-03,"[1,2,inf,4,5,6,7,8,9]",', 3, "A", "not"),
+        (f'2024-01-03,"{CELL}"', 3, None, "2 cells where the header has 3"),
+        (f'2024-01-02,"{CELL}",', 3, "date", "stands in line 2 already"),
+        (f'3/1/2024,"{CELL}",', 3, "date", "not a date"),
+        (f',"{CELL}",', 3, "date", "blank"),
+    ],
+)
+def test_a_bad_wide_file_is_refused_by_line_and_column(
+    tmp_path: Path, row: str, line: int, column: str | None, words: str
+) -> None:
+    with pytest.raises(BadData, match=words) as caught:
+        market.read(wide(tmp_path, f'2024-01-02,"{CELL}",', row))
+    assert (caught.value.line, caught.value.column) == (line, column)
+
+
+LONG: dict[str, list[Any]] = {
+    "date": ["2024-01-02", "2024-01-03"], "ticker": ["A", "A"], "open": [10.0, 10.0],
+    "high": [11.0, 11.0], "low": [9.0, 9.0], "close": [10.0, 10.0], "volume": [5, None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "row", "column", "words"),
+    [
+        ({"close": [10.0, -1.0]}, 2, "close", "above zero"),
+        ({"high": [11.0, math.inf]}, 2, "high", "finite"),
+        ({"date": ["2024-01-02", "2024-01-02"]}, 2, "ticker", "stands in row 1 already"),
+        ({"date": ["2024-01-02", "soon"]}, 2, "date", "not a date"),
+        ({"ticker": [None, "A"]}, 1, "ticker", "blank"),
+        ({"open": ["x", "y"]}, None, None, "wrong type"),
+    ],
+)
+def test_a_bad_parquet_file_is_refused_by_row_and_column(
+    tmp_path: Path, changed: dict[str, list[Any]], row: int | None, column: str, words: str
+) -> None:
+    with pytest.raises(BadData, match=words) as caught:
+        market.read(parquet(tmp_path, **{**LONG, **changed}))
+    assert (caught.value.line, caught.value.column) == (row, column)
+    if row:
+        assert f"row {row}, column {column}" in str(caught.value)
+
+
+def test_parquet_dates_may_be_dates_and_what_is_no_parquet_is_told(tmp_path: Path) -> None:
+    days = [np.datetime64(text).astype(object) for text in LONG["date"]]
+    assert market.read(parquet(tmp_path, **{**LONG, "date": days})).dates == LONG["date"]
+    with pytest.raises(BadData, match="no such column") as caught:
+        market.read(parquet(tmp_path, **{k: v for k, v in LONG.items() if k != "low"}))
+    assert caught.value.column == "low"
+    (tmp_path / "file.parquet").write_text("date,ticker")
+    with pytest.raises(BadData, match="not a Parquet file"):
+        market.read(tmp_path / "file.parquet")
+
+
+def test_a_series_below_zero_may_be_looked_at_and_not_traded(tmp_path: Path) -> None:
+    dates = [str(np.datetime64("2024-01-01") + day) for day in range(60)]
+    rate = CELL.replace("[10,10.5,11,9", "[-1,-1,-1,-1")
+    path = wide(tmp_path, *(f'{date},"{CELL}","{rate}"' for date in dates))
+    small = replace(SMALL, context=2, horizon=4)
+    with pytest.raises(UsageFault, match="B has a price of -1 on 2024-01-01"):
+        market.load(path, small, CPU)
+    world = market.load(path, replace(small, tradable="A"), CPU)
+    assert (world.tradable, world.tickers) == (("A",), ("A", "B"))
+    assert bool(torch.isfinite(world.view.daily).all())
+    assert bool(world.present.all())
+
+
+def test_a_file_that_did_not_change_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "RACE", -1)
+    path = tmp_path / "toy.csv"
+    synthetic.write_market(path, days=160, tickers=3, seed=1)
+    first = market.load(path, SMALL, CPU)
+    with monkeypatch.context() as patch:
+        for name in ("_read_hash", "features"):
+            patch.setattr(cache, name, None)
+        patch.setattr(market, "read", None)
+        again = market.load(path, SMALL, CPU)
+    assert again.data_hash == first.data_hash
+    assert torch.equal(again.view.daily, first.view.daily)
+    again.view.daily.zero_()  # what is done to a view does not reach the cache
+    assert torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
+    synthetic.write_market(path, days=160, tickers=3, seed=2)
+    assert market.load(path, SMALL, CPU).data_hash != first.data_hash
