@@ -1,8 +1,9 @@
 """Is a checkpoint complete? Proven, never assumed from one event.
 
-A checkpoint is complete when its profile's marker is there, parses and is not older than the
-members; every member passes its format's check; nobody has one open for writing; and it has
-been quiet for long enough. Whether it stayed unchanged while it was read is for the publisher
+A checkpoint is complete when its writer has done its last act, as far as that is known; every
+member passes its format's check and every shard that is named is there; nobody has one open for
+writing; it has been quiet for long enough; and, where the last act is not proven, it lacks nothing
+that the one before it has. Whether it stayed unchanged while it was read is for the publisher
 to find out, after the read.
 """
 
@@ -11,14 +12,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.formats import check_file, check_json, proves_its_end
+from syncd.formats import check_file, named_beside, proves_its_end, shard_missing
+from syncd.lastact import Act, LastAct, last_act
 from syncd.profiles import Unit, digest_of
+from syncd.records import member
+from syncd.scan import Folder, Scanner
+from syncd.siblings import Committed, Rewrites, Siblings
 
 _NO_LEASE_QUIET = 0.5
 """Seconds of quiet for a marked checkpoint where no lease can tell that writers are gone."""
@@ -26,8 +30,13 @@ _NO_LEASE_QUIET = 0.5
 _PROVEN_QUIET = 0.1
 """Seconds of quiet for a lone file that is closed and whole by its own format."""
 
-_STALE_MARKER = 5
-"""How many times SYNCD_SETTLE completes a checkpoint whose marker is older than a member."""
+_FIRST = 5
+"""How many times SYNCD_SETTLE completes what has a weak sign of its last act, or no sign and no
+checkpoint before it to compare with."""
+
+_ALONE = 150
+"""How many times SYNCD_SETTLE completes a checkpoint whose marker never came, where nothing earlier
+shows what a whole one has. Five minutes, unless set otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,9 @@ class Verdict:
     again: float | None = None
     failed: bool = False
     """It will not become complete by waiting: it cannot be read."""
+
+    flagged: bool = False
+    """Complete by its looks only: the writer's last act was waited for in vain."""
 
 
 @dataclass
@@ -84,17 +96,30 @@ class Detector:
         settle: float,
         clock: Clock,
         writer: Callable[[Path], bool | None] = writer_at,
+        exclude: tuple[str, ...] = (),
+        committed: Committed | None = None,
     ) -> None:
         self._root = root
         self._settle = settle
         self._clock = clock
         self._writer = writer
+        self._exclude = exclude
+        self._siblings = Siblings(root, committed)
+        self._rewrites = Rewrites(committed)
         self._seen: dict[str, _Seen] = {}
 
     def forget_missing(self, paths: set[str]) -> None:
-        """Drop what is known of checkpoints that are no longer there."""
+        """Drop what is known of checkpoints that are gone, or wait for nothing any more."""
         for path in self._seen.keys() - paths:
             del self._seen[path]
+        self._siblings.forget_missing(paths)
+        self._rewrites.forget_missing(paths)
+
+    def learn(self, unit: Unit) -> None:
+        """This one is committed as it is: what comes after it is compared with it."""
+        if not unit.lone:
+            self._siblings.learn(unit)
+            self._rewrites.learn(unit)
 
     def since(self, unit: Unit) -> float:
         """Since when a checkpoint has been as it is, on the monotonic clock."""
@@ -109,22 +134,41 @@ class Detector:
         names = {path for path, _ in unit.files}
         if profile.blocked_by and profile.blocked_by in names:
             return Verdict(False, reason=f"{profile.blocked_by} says it is still being saved")
-        label, marked, settle = profile.name, profile.renamed, self._settle
-        if profile.marker:
-            problem = self._marker_problem(unit, profile.marker)
-            if problem:
-                return Verdict(False, reason=problem)
-            marked = not self._late_members(unit, profile.marker)
-            settle *= _STALE_MARKER  # an old marker in a directory that is being written again
-        if profile.tracker:
-            marked = self._tracked(unit)
-            label += "" if marked else ", marker absent"
+        last = last_act(self._root, unit)
+        if last.act is Act.STALE and self._rewrites.only_added(unit):
+            last = LastAct(Act.LIKELY, sealed=last.sealed)
+        if last.act in (Act.MISSING, Act.STALE):
+            return Verdict(False, reason=last.words)
+        if last.act is Act.DONE and not self._as_listed(unit):
+            return Verdict(False, reason="changed just now", again=0.0)
         quiet = self._clock.monotonic() - seen.since
-        if unit.lone and quiet < settle and self._proven(unit, seen):
-            settle = min(settle, _PROVEN_QUIET)
-        if not marked and quiet < settle:
-            return Verdict(False, reason="changed just now", again=settle - quiet)
-        return self._judge_members(unit, seen, label, quiet)
+        wait = self._wait(unit, seen, last, quiet)
+        if quiet < wait:
+            return Verdict(False, reason=last.words or "changed just now", again=wait - quiet)
+        return self._judge_members(unit, seen, last, quiet)
+
+    def _wait(self, unit: Unit, seen: _Seen, last: LastAct, quiet: float) -> float:
+        """Seconds of quiet that complete it, by what is known of the writer's last act."""
+        if last.act is Act.DONE:
+            return 0.0
+        alike = self._siblings.known(unit)
+        if last.act is Act.ABSENT:
+            return self._settle * (_FIRST if alike or last.sealed else _ALONE)
+        if last.act is Act.LIKELY:
+            passed = bool(last.words)  # by a tracker that names a later one
+            if unit.profile.renamed:
+                return self._settle
+            return self._settle * (_ALONE if passed and not alike else _FIRST)
+        if unit.lone and quiet < self._settle and self._proven(unit, seen):
+            return min(self._settle, _PROVEN_QUIET)
+        return self._settle * (1 if alike or unit.lone or last.sealed else _FIRST)
+
+    def _as_listed(self, unit: Unit) -> bool:
+        """Whether the directory holds now what the scan saw: the last act came after that."""
+        listed = []
+        for prefix, folder in Folder(unit.path, Scanner(self._root, self._exclude)).walk():
+            listed += [(prefix + name, stat) for name, stat in folder.files.items()]
+        return tuple(sorted(listed)) == unit.files
 
     def _proven(self, unit: Unit, seen: _Seen) -> bool:
         """Whether a lone file's format shows its end, and a lease that its writer has closed it.
@@ -138,7 +182,7 @@ class Detector:
             seen.faults, seen.checked = self._fault(unit, seen), True
         return not seen.faults
 
-    def _judge_members(self, unit: Unit, seen: _Seen, label: str, quiet: float) -> Verdict:
+    def _judge_members(self, unit: Unit, seen: _Seen, last: LastAct, quiet: float) -> Verdict:
         writers = [self._writer(self._root / unit.below(path)) for path, _ in unit.files]
         if any(writers):
             return Verdict(False, reason="a process has it open for writing", again=self._settle)
@@ -146,11 +190,29 @@ class Detector:
         if None in writers and quiet < least:
             return Verdict(False, reason="changed just now", again=least - quiet)
         if not seen.checked:
-            seen.faults = self._fault(unit, seen)
+            seen.faults = self._fault(unit, seen) or self._unnamed(unit)
             seen.checked = True
         if seen.faults:
             return Verdict(False, reason=seen.faults, failed=seen.failed)
-        return Verdict(True, profile=label)
+        if last.act is not Act.DONE:
+            doubt = self._siblings.lack(unit) or self._rewrites.half_way(unit)
+            if doubt:
+                return Verdict(False, reason=doubt)
+        flagged = last.act is Act.ABSENT
+        label = unit.profile.name + (", marker absent" if flagged else "")
+        return Verdict(True, profile=label, flagged=flagged)
+
+    def _unnamed(self, unit: Unit) -> str | None:
+        """A shard that is named somewhere and is not there."""
+        names = {path for path, _ in unit.files} | {path for path, _ in unit.links}
+        for path in names:
+            shards = named_beside(self._root / unit.below(path))
+            folder = path.rpartition("/")[0]
+            for shard in shards:
+                if member(folder, shard) not in names:
+                    return f"{shard}, which {unit.below(path)} names, is not there yet"
+        missing = shard_missing(names)
+        return f"{missing} is not there yet" if missing else None
 
     def _look(self, unit: Unit) -> _Seen:
         signature = unit.signature
@@ -178,34 +240,3 @@ class Detector:
             if fault:
                 return f"{unit.below(path)} is {fault}"
         return None
-
-    def _marker_problem(self, unit: Unit, marker: str) -> str | None:
-        if marker not in {path for path, _ in unit.files}:
-            return f"its last file, {marker}, is not there yet"
-        if not marker.endswith(".json"):
-            return None
-        try:
-            with (self._root / unit.below(marker)).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                fault = check_json(file, size) if size else "empty"
-        except OSError as error:
-            return f"its last file, {marker}, cannot be read: {error.strerror}"
-        return f"its last file, {marker}, is {fault}" if fault else None
-
-    @staticmethod
-    def _late_members(unit: Unit, marker: str) -> bool:
-        """Whether a member is younger than the marker: the old marker of a reused directory."""
-        stats = dict(unit.files)
-        return any(stat.mtime_ns > stats[marker].mtime_ns for stat in stats.values())
-
-    def _tracked(self, unit: Unit) -> bool:
-        """Whether the tracker names this checkpoint, or a later one."""
-        if not unit.tracker:
-            return False
-        tracker = self._root / unit.tracker
-        try:
-            text = str(tracker.readlink()) if tracker.is_symlink() else tracker.read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            return False
-        named, own = (re.search(r"(\d+)\D*$", t) for t in (text, unit.path))
-        return bool(named and own and int(named[1]) >= int(own[1]))

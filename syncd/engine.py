@@ -156,6 +156,7 @@ class Engine:
             settings.exclude,
             settings.keep_last,
             snapshots,
+            self.layout,
         )
         self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
         self.limit = RateLimit(settings.bwlimit, clock, abort)

@@ -13,7 +13,8 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -238,6 +239,15 @@ def _check_for(suffix: str, magic: bytes) -> _Check | None:
     return _BY_SUFFIX.get(suffix)
 
 
+def is_known(path: Path) -> bool:
+    """Whether there is a check for the format of this file; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _check_for(path.suffix.lower(), file.read(8)) is not None
+    except OSError:
+        return False
+
+
 def proves_its_end(path: Path) -> bool:
     """Whether the format of a file says where it ends, so that a cut one cannot pass for whole."""
     try:
@@ -274,26 +284,55 @@ def check_file(path: Path) -> str | None:
             return f"not what its name says ({type(error).__name__})"
 
 
-def named_in_index(path: Path) -> Iterator[str]:
-    """The shards that an ``….index.json`` beside them names (Transformers, Diffusers)."""
+def named_beside(path: Path) -> list[str]:
+    """The files beside it that an index of shards, or torch's ``.metadata``, names."""
+    try:
+        if path.name.endswith(".index.json"):
+            return sorted(_named_in_index(path))
+        return sorted(_named_in_metadata(path)) if path.name == ".metadata" else []
+    except OSError:
+        return []
+
+
+def _named_in_index(path: Path) -> set[str]:
     with path.open("rb") as file:
         text = file.read(_INDEX_LIMIT)
     try:
-        shards = json.loads(text)["weight_map"].values()
+        return {shard for shard in json.loads(text)["weight_map"].values() if shard.strip("/.")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return
-    yield from sorted({shard for shard in shards if isinstance(shard, str)})
+        return set()
 
 
 _DISTCP = re.compile(rb"__\d{1,9}_\d{1,9}\.distcp")
 
 
-def named_in_metadata(path: Path) -> Iterator[str]:
-    """The files that the ``.metadata`` of torch's distributed checkpoints names."""
+def _named_in_metadata(path: Path) -> set[str]:
     names: set[bytes] = set()
     rest = b""
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             names.update(_DISTCP.findall(rest + chunk))
             rest = chunk[-64:]
-    yield from sorted(name.decode() for name in names)
+    return {name.decode() for name in names}
+
+
+_SHARD = re.compile(r"(.*)-(\d{1,9})-of-(\d{1,9})(\.[^/]*)?")
+
+
+def shard_missing(names: Iterable[str]) -> str | None:
+    """Which of the files of one checkpoint called ``x-00001-of-00003.y`` is not there.
+
+    >>> shard_missing(["m-00001-of-00002.bin"])
+    'm-00002-of-00002.bin'
+    """
+    found: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for name in names:
+        shard = _SHARD.fullmatch(name)
+        if shard:
+            found[shard[1], shard[3], shard[4] or ""].add(int(shard[2]))
+    for (head, count, tail), numbers in found.items():
+        first = 0 if 0 in numbers else 1
+        if len(numbers) < int(count):
+            number = next(n for n in range(first, int(count) + first) if n not in numbers)
+            return f"{head}-{number:0{len(count)}}-of-{count}{tail}"
+    return None

@@ -15,8 +15,9 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.order import Newest, Seniority, next_index
 from syncd.profiles import Unit
-from syncd.records import CommitRecord
+from syncd.records import CommitRecord, Layout
 from syncd.scan import Stat
+from syncd.siblings import Committed
 from syncd.snapshot import NoRoom, Snapshot, Snapshots
 from syncd.survey import Part, Survey
 from syncd.watch import Watcher
@@ -55,6 +56,7 @@ class Pipeline:
         exclude: tuple[str, ...] = (),
         keep_last: int | None = None,
         snapshots: Snapshots | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """``keep_last`` is what retention keeps in the store: nothing more is sent."""
         self._root = root
@@ -63,7 +65,8 @@ class Pipeline:
         self._clock = clock
         self._survey = Survey(root, clock, exclude, self._was_committed)
         self._backlog = Backlog(clock, _printable)
-        self._detector = Detector(root, settle, clock)
+        committed = Committed(journal, layout) if layout else None
+        self._detector = Detector(root, settle, clock, exclude=exclude, committed=committed)
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
         self._unreadable: dict[str, str] = {}
@@ -126,6 +129,7 @@ class Pipeline:
             self._give_up(unit, _UNREADABLE)
         elif self._journal.is_safe(unit.path, unit.signature):
             self._newest.note(unit)
+            self._detector.learn(unit)
             return False
         if not self._started:
             self._seniority.was_here(unit)
@@ -226,6 +230,7 @@ class Pipeline:
         if self._journal.is_safe(unit.path, unit.signature):
             self._backlog.drop(unit.path)
             self._newest.note(unit)
+            self._detector.learn(unit)
             self._survey.lively(unit.path)
         else:
             self._survey.changed(unit.path)

@@ -23,7 +23,12 @@ class Profile:
 
     directory    the directory's name (regular expression, whole name)
     contains     paths or globs below it, of which at least one must be there
-    marker       file inside that the writer finishes last; without it nothing is complete
+    needs        paths or globs below it that must all be there
+    marker       file inside that the writer finishes last
+    marker_renamed   the writer gives it its name by a rename
+    required_with    members that only ever come with the marker: with one of them, nothing is
+                 complete without it. With none, a marker that never comes is not waited for
+    late         members that may be written after the last act
     tracker      file or link beside the directory that names the newest finished one; it is no
                  checkpoint itself: a restore writes it anew, so that it names what is there
     tracks       what the tracker holds: "name" of the directory, its "number", or a "link" to it
@@ -34,7 +39,11 @@ class Profile:
     name: str
     directory: str = ".*"
     contains: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     marker: str | None = None
+    marker_renamed: bool = False
+    required_with: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     tracker: str | None = None
     tracks: str = "name"
     blocked_by: str | None = None
@@ -68,20 +77,49 @@ GROUPS = (
 PROFILES = (
     Profile("trainer", r"gen-\d{6,}", contains=("state.json",), renamed=True),
     Profile("orbax", contains=("commit_success.txt", "_CHECKPOINT_METADATA"), renamed=True),
+    Profile(  # Accelerate's save_state, also under the names that the Diffusers scripts give
+        "accelerate",
+        r"checkpoint[-_]\d+",
+        contains=("random_states_*.pkl", "optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
+        needs=("random_states_*.pkl",),
+    ),
     Profile(
         "hf",
         r"checkpoint-\d+",
         marker="trainer_state.json",
+        required_with=("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state*.pth"),
+        late=("rng_state*.pth", "README.md"),
         blocked_by="checkpoint-is-incomplete.txt",
     ),
-    Profile("dcp", contains=(".metadata", "*.distcp"), marker=".metadata"),
     Profile("deepspeed", r"global_step\d+", tracker="latest"),
     Profile(
-        "megatron", r"iter_\d{7}", tracker="latest_checkpointed_iteration.txt", tracks="number"
+        "megatron",
+        r"iter_\d{7}",
+        tracker="latest_checkpointed_iteration.txt",
+        tracks="number",
+        late=("*.json", "*.yaml", "*.txt", "*.model", "*tokenizer*"),
     ),
-    Profile("lerobot", r"\d+", contains=("pretrained_model/*",), tracker="last", tracks="link"),
-    Profile("eigen2", contains=("population/agent_*.pth",), marker="trainer_state.json"),
-    Profile("accelerate", r"checkpoint_\d+"),
+    Profile(
+        "dcp",
+        contains=(".metadata", "*.distcp"),
+        marker=".metadata",
+        marker_renamed=True,
+        required_with=("*",),
+    ),
+    Profile(
+        "lerobot",
+        r"\d+",
+        contains=("pretrained_model/*",),
+        needs=("pretrained_model/*", "training_state/*"),
+        tracker="last",
+        tracks="link",
+    ),
+    Profile(
+        "eigen2",
+        contains=("population/agent_*.pth",),
+        marker="trainer_state.json",
+        required_with=("*",),
+    ),
 )
 """Tried in this order; the first that fits names the checkpoint."""
 

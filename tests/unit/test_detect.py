@@ -37,6 +37,23 @@ class Desk:
     def judge(self, path: str) -> Verdict:
         return self.detector.judge(self.units()[path])
 
+    def judge_in(self, seconds: float, path: str) -> Verdict:
+        """Look now, and again so many seconds later."""
+        self.judge(path)
+        self.clock.sleep(seconds)
+        return self.judge(path)
+
+    def commit(self, path: str) -> None:
+        """It was complete, and has been committed."""
+        self.detector.learn(self.units()[path])
+
+    def date(self, path: str, seconds: float) -> None:
+        """Modified so long after now; its ctime tells that it was not written like this."""
+        target = self.root / path
+        stat = target.stat()
+        moment = stat.st_mtime_ns + int(seconds * 1e9)
+        os.utime(target, ns=(moment, moment))
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
@@ -55,6 +72,7 @@ def test_renamed_directory_is_complete_at_once(desk: Desk) -> None:
     desk.write("run/.tmp-gen-000005-77/state.json", "{}")
     assert desk.units() == {}
     desk.write("run/.tmp-gen-000005-77/replay.bin")
+    desk.date("run/.tmp-gen-000005-77", -1)  # its last file was made a while before
     (desk.root / "run/.tmp-gen-000005-77").rename(desk.root / "run/gen-000005")
     verdict = desk.judge("run/gen-000005")
     assert (verdict.complete, verdict.profile) == (True, "trainer")
@@ -115,14 +133,22 @@ def test_open_file_is_not_complete(desk: Desk) -> None:
 
 def test_hf_waits_for_its_state_file(desk: Desk) -> None:
     desk.write("out/checkpoint-500/model.bin")
-    desk.write("out/checkpoint-500/optimizer.bin")
-    desk.clock.sleep(3600)
+    desk.write("out/checkpoint-500/training_args.bin")
+    desk.clock.sleep(36000)
     assert "trainer_state.json" in desk.judge("out/checkpoint-500").reason
     desk.write("out/checkpoint-500/trainer_state.json", '{"global_step": 500')
     assert "not whole JSON" in desk.judge("out/checkpoint-500").reason
     desk.write("out/checkpoint-500/trainer_state.json", '{"global_step": 500}')
     verdict = desk.judge("out/checkpoint-500")
     assert (verdict.complete, verdict.profile) == (True, "hf")
+
+
+def test_other_ranks_may_come_after_the_state_file_of_hf(desk: Desk) -> None:
+    desk.write("out/checkpoint-500/model.bin")
+    desk.write("out/checkpoint-500/trainer_state.json", '{"global_step": 500}')
+    desk.commit("out/checkpoint-500")
+    desk.write("out/checkpoint-500/rng_state_1.pth", whole_zip(desk.root / "z"))
+    assert desk.judge("out/checkpoint-500").complete
 
 
 def test_hf_still_saving_is_not_complete(desk: Desk) -> None:
@@ -132,16 +158,24 @@ def test_hf_still_saving_is_not_complete(desk: Desk) -> None:
     assert "still being saved" in desk.judge("out/checkpoint-500").reason
 
 
-def test_old_marker_in_a_reused_directory_does_not_count(desk: Desk) -> None:
+def test_old_marker_in_a_reused_directory_never_counts(desk: Desk) -> None:
     desk.write("dcp/.metadata", "x")
-    stat = (desk.root / "dcp/.metadata").stat()
-    shard = desk.write("dcp/__0_0.distcp")
-    os.utime(shard, ns=(stat.st_mtime_ns + 10**9, stat.st_mtime_ns + 10**9))
-    assert not desk.judge("dcp").complete
-    desk.clock.sleep(3)
-    assert not desk.judge("dcp").complete
-    desk.clock.sleep(10)
+    desk.write("dcp/__0_0.distcp")
+    desk.date("dcp/__0_0.distcp", 1)
+    assert "is being written again" in desk.judge_in(36000, "dcp").reason
+    desk.date("dcp/.metadata", 2)
     assert desk.judge("dcp").complete
+
+
+def test_file_that_comes_after_the_marker_is_a_new_revision(desk: Desk) -> None:
+    desk.write("iter_0000100/mp_rank_00/model.pt", whole_zip(desk.root / "z"))
+    desk.write("latest_checkpointed_iteration.txt", "100")
+    assert desk.judge("iter_0000100").profile == "megatron"
+    desk.commit("iter_0000100")
+    desk.write("iter_0000100/assets.bin")
+    desk.date("iter_0000100/assets.bin", 1)
+    assert not desk.judge("iter_0000100").complete
+    assert desk.judge_in(11, "iter_0000100").complete
 
 
 def test_deepspeed_by_its_tracker_or_flagged(desk: Desk) -> None:
@@ -149,15 +183,126 @@ def test_deepspeed_by_its_tracker_or_flagged(desk: Desk) -> None:
     assert not desk.judge("ds/global_step20").complete
     desk.write("ds/latest", "global_step20")
     assert desk.judge("ds/global_step20").profile == "deepspeed"
+    desk.commit("ds/global_step20")
     desk.write("ds/global_step30/shard.bin")
-    assert not desk.judge("ds/global_step30").complete
-    desk.clock.sleep(10)
-    assert desk.judge("ds/global_step30").profile == "deepspeed, marker absent"
+    assert "does not name it yet" in desk.judge("ds/global_step30").reason
+    verdict = desk.judge_in(11, "ds/global_step30")
+    assert (verdict.profile, verdict.flagged) == ("deepspeed, marker absent", True)
     assert "ds/latest" not in desk.units()
+
+
+def test_first_one_whose_marker_never_comes_waits_for_long(desk: Desk) -> None:
+    desk.write("ds/global_step20/shard.bin")
+    assert not desk.judge_in(250, "ds/global_step20").complete
+    assert desk.judge_in(60, "ds/global_step20").flagged
+
+
+def test_tracker_that_names_a_later_one_vouches_for_nothing(desk: Desk) -> None:
+    desk.write("ds/global_step20/zero_0.bin")
+    desk.write("ds/global_step30/zero_0.bin")
+    desk.write("ds/global_step30/zero_1.bin")
+    desk.write("ds/latest", "global_step30")
+    assert not desk.judge_in(20, "ds/global_step20").complete
+    assert desk.judge("ds/global_step30").complete
+    desk.commit("ds/global_step30")
+    assert "zero_1.bin" in desk.judge_in(36000, "ds/global_step20").reason
+
+
+def test_two_that_lack_the_same_show_a_new_manner(desk: Desk) -> None:
+    for step in (1, 2):
+        desk.write(f"mine/step_{step}/model.bin")
+        desk.write(f"mine/step_{step}/buffer.bin")
+    desk.commit("mine/step_2")
+    desk.write("mine/step_3/model.bin")
+    assert "buffer.bin" in desk.judge_in(36000, "mine/step_3").reason
+    desk.write("mine/step_4/model.bin")
+    assert desk.judge_in(36000, "mine/step_4").complete
+
+
+def test_set_in_place_is_a_mixture_until_its_last_file_is_written_again(desk: Desk) -> None:
+    for moment, name in enumerate(("config.json", "model.bin", "optimizer.bin"), -9):
+        desk.write(f"mine/{name}", "{}")
+        desk.date(f"mine/{name}", moment)
+    desk.commit("mine")
+    desk.write("mine/model.bin", b"new")
+    assert "optimizer.bin" in desk.judge_in(36000, "mine").reason
+    desk.write("mine/optimizer.bin", b"new")
+    assert desk.judge_in(3, "mine").complete
+
+
+def test_marker_that_was_copied_in_is_no_proof(desk: Desk) -> None:
+    desk.write("out/checkpoint-500/model.bin")
+    desk.date("out/checkpoint-500/model.bin", -100)
+    desk.write("out/checkpoint-500/trainer_state.json", "{}")
+    desk.date("out/checkpoint-500/trainer_state.json", -90)
+    assert not desk.judge("out/checkpoint-500").complete
+    assert desk.judge_in(11, "out/checkpoint-500").complete
+
+
+def test_copied_directory_is_complete_once_it_has_its_times(desk: Desk) -> None:
+    desk.write("out/checkpoint-500/model.bin")
+    desk.write("out/checkpoint-500/trainer_state.json", "{}")
+    desk.date("out/checkpoint-500/trainer_state.json", 90)
+    assert not desk.judge("out/checkpoint-500").complete
+    desk.date("out/checkpoint-500", -90)
+    assert desk.judge("out/checkpoint-500").complete
+
+
+def test_directory_of_our_trainer_that_is_copied_in_is_not_complete_at_once(desk: Desk) -> None:
+    desk.write("run/gen-000005/state.json", "{}")
+    assert not desk.judge("run/gen-000005").complete
+    assert desk.judge_in(3, "run/gen-000005").complete
+
+
+def test_shards_that_are_named_must_be_there(desk: Desk) -> None:
+    index = {"weight_map": {"a": "m-00001-of-00002.bin", "b": "m-00002-of-00002.bin"}}
+    desk.write("mine/step_5/m.bin.index.json", json.dumps(index))
+    desk.write("mine/step_5/m-00001-of-00002.bin")
+    assert "m-00002-of-00002.bin" in desk.judge_in(36000, "mine/step_5").reason
+    desk.write("mine/step_5/m-00002-of-00002.bin")
+    assert desk.judge_in(36000, "mine/step_5").complete
+    desk.write("mine/step_6/n-00002-of-00002.bin")
+    assert "n-00001-of-00002.bin is not" in desk.judge_in(36000, "mine/step_6").reason
+
+
+def test_file_of_no_known_format_that_ends_at_a_page_and_is_shorter_than_before(
+    desk: Desk,
+) -> None:
+    desk.write("mine/step_5/replay.raw", bytes(range(256)) * 200)
+    desk.commit("mine/step_5")
+    desk.write("mine/step_6/replay.raw", bytes(range(256)) * 160)
+    assert "shorter than before" in desk.judge_in(36000, "mine/step_6").reason
+    desk.write("mine/step_6/replay.raw", bytes(range(255)) * 199)
+    assert desk.judge_in(36000, "mine/step_6").complete
+
+
+def test_model_without_the_replay_buffer_of_the_step_before(desk: Desk) -> None:
+    for step in (500, 1000):
+        desk.write(f"ppo/rl_model_{step}_steps.zip", whole_zip(desk.root / "z"))
+    desk.write("ppo/rl_model_replay_buffer_500_steps.pkl")
+    desk.commit("ppo/rl_model_500_steps.zip")
+    assert "replay_buffer" in desk.judge_in(36000, "ppo/rl_model_1000_steps.zip").reason
+    desk.write("ppo/rl_model_replay_buffer_1000_steps.pkl")
+    assert desk.judge_in(3, "ppo/rl_model_1000_steps.zip").complete
+
+
+def test_accelerate_waits_for_its_random_states(desk: Desk) -> None:
+    desk.write("checkpoints/checkpoint_3/optimizer.bin")
+    assert not desk.judge_in(36000, "checkpoints/checkpoint_3").complete
+    desk.write("checkpoints/checkpoint_3/random_states_0.pkl")
+    assert desk.judge_in(11, "checkpoints/checkpoint_3").profile == "accelerate"
+
+
+def test_saved_model_under_a_name_of_hf_is_committed_flagged(desk: Desk) -> None:
+    desk.write("out/checkpoint-7/model.bin")
+    desk.write("out/checkpoint-7/config.json", "{}")
+    assert not desk.judge_in(250, "out/checkpoint-7").complete
+    assert desk.judge_in(60, "out/checkpoint-7").profile == "hf, marker absent"
 
 
 def test_lerobot_by_its_link(desk: Desk) -> None:
     desk.write("ck/000500/pretrained_model/model.bin")
+    assert "training_state" in desk.judge_in(36000, "ck/000500").reason
     desk.write("ck/000500/training_state/step.json", "{}")
     assert not desk.judge("ck/000500").complete
     (desk.root / "ck/last").symlink_to("000500")

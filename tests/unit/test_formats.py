@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
-from syncd.formats import check_file, named_in_index, named_in_metadata
+from syncd.formats import check_file, named_beside
 
 
 def saved(save: Callable[[io.BytesIO], object]) -> bytes:
@@ -257,9 +257,9 @@ def test_large_json_is_counted_not_parsed(tmp_path: Path) -> None:
 def test_names_in_an_index_and_in_torch_metadata(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}))
-    assert list(named_in_index(index)) == ["m-1.safetensors", "m-2.safetensors"]
+    assert named_beside(index) == ["m-1.safetensors", "m-2.safetensors"]
     index.write_text("[]")
-    assert list(named_in_index(index)) == []
+    assert named_beside(index) == []
     metadata = tmp_path / ".metadata"
     metadata.write_bytes(pickle.dumps({"a": "__0_0.distcp", "b": "__1_0.distcp"}))
-    assert list(named_in_metadata(metadata)) == ["__0_0.distcp", "__1_0.distcp"]
+    assert named_beside(metadata) == ["__0_0.distcp", "__1_0.distcp"]

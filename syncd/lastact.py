@@ -1,0 +1,137 @@
+"""Has the writer done its last act? By the profile's marker, its tracker, or a rename.
+
+What is there is not yet proof: a marker can be of the save before, and whoever copies a
+checkpoint from another file system copies the marker when its turn comes.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.formats import check_json
+from syncd.profiles import Unit
+from syncd.scan import Stat
+
+
+class Act(enum.Enum):
+    """What can be said of the writer's last act."""
+
+    DONE = "it is done, and nothing came after it"
+    LIKELY = "there is a sign of it, but no proof"
+    UNKNOWN = "this writer has no last act that is known"
+    ABSENT = "there is no sign of it; perhaps it never comes"
+    STALE = "there is one, of an earlier save: it is being written again"
+    MISSING = "without it this is no checkpoint"
+
+
+@dataclass(frozen=True)
+class LastAct:
+    """The verdict, and words for a person where it is not done."""
+
+    act: Act
+    words: str = ""
+
+    sealed: bool = False
+    """Whether the directory was renamed, or given its times by a copy, after all its files."""
+
+
+def last_act(root: Path, unit: Unit) -> LastAct:
+    """Look at marker, tracker and directory, as the file system has them now."""
+    profile = unit.profile
+    names = [path for path, _ in unit.files]
+    lacking = [pattern for pattern in profile.needs if not _any(names, (pattern,))]
+    if lacking:
+        return LastAct(Act.MISSING, f"{lacking[0]} is not there yet")
+    sealed = not unit.lone and not unit.beside and _sealed(root / unit.path, unit)
+    if profile.marker:
+        return _marker(root, unit, profile.marker, names, sealed)
+    if unit.tracker:
+        return _tracker(unit, root / unit.tracker, sealed)
+    if profile.renamed:
+        return LastAct(Act.DONE if sealed else Act.LIKELY, sealed=sealed)
+    return LastAct(Act.UNKNOWN, sealed=sealed)
+
+
+def _any(names: list[str], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _sealed(directory: Path, unit: Unit) -> bool:
+    """Whether the directory itself was changed last of all, and not by a new name in it.
+
+    A rename changes its ctime and leaves its mtime. So does a copy, which sets the times of a
+    directory when all that is in it is there (``mv``, ``cp -a``, ``rsync -a``, ``shutil.move``).
+    """
+    try:
+        seen = directory.lstat()
+    except OSError:
+        return False
+    return seen.st_ctime_ns > seen.st_mtime_ns and seen.st_ctime_ns >= unit.changed
+
+
+def _marker(root: Path, unit: Unit, marker: str, names: list[str], sealed: bool) -> LastAct:
+    profile = unit.profile
+    if marker not in names:
+        words = f"its last file, {marker}, is not there yet"
+        required = _any(names, profile.required_with)
+        return LastAct(Act.MISSING if required else Act.ABSENT, words, sealed)
+    problem = _json_problem(root / unit.below(marker), marker)
+    if problem:
+        return LastAct(Act.MISSING, problem)
+    own = dict(unit.files)[marker]
+    younger = _younger(unit, own)
+    if younger:
+        words = f"its last file, {marker}, is older than {younger}: it is being written again"
+        return LastAct(Act.STALE, words, sealed)
+    written_here = profile.marker_renamed or own.ctime_ns == own.mtime_ns
+    return LastAct(Act.DONE if sealed or written_here else Act.LIKELY, sealed=sealed)
+
+
+def _json_problem(path: Path, marker: str) -> str | None:
+    if not marker.endswith(".json"):
+        return None
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            fault = check_json(file, size) if size else "empty"
+    except OSError as error:
+        return f"its last file, {marker}, cannot be read: {error.strerror}"
+    return f"its last file, {marker}, is {fault}" if fault else None
+
+
+def _younger(unit: Unit, act: Stat) -> str | None:
+    """A member that was written after the last act, though this writer writes none then."""
+    late = unit.profile.late
+    return next(
+        (
+            path
+            for path, stat in unit.files
+            if stat.mtime_ns > act.mtime_ns and not _any([path], late)
+        ),
+        None,
+    )
+
+
+def _tracker(unit: Unit, tracker: Path, sealed: bool) -> LastAct:
+    name = tracker.name
+    try:
+        own = Stat.of(tracker.lstat())
+        text = str(tracker.readlink()) if tracker.is_symlink() else tracker.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return LastAct(Act.ABSENT, f"{name}, which names what is finished, is not there", sealed)
+    named, mine = (re.search(r"(\d+)\D*$", t) for t in (text, unit.path))
+    if not named or not mine or int(named[1]) < int(mine[1]):
+        return LastAct(Act.ABSENT, f"{name} does not name it yet", sealed)
+    if int(named[1]) > int(mine[1]):
+        return LastAct(Act.LIKELY, f"{name} names a later one", sealed)
+    younger = _younger(unit, own)
+    if younger:
+        words = f"{name} is older than {younger}: it is being written again"
+        return LastAct(Act.STALE, words, sealed)
+    done = sealed or own.ctime_ns == own.mtime_ns
+    return LastAct(Act.DONE if done else Act.LIKELY, sealed=sealed)

@@ -1,0 +1,249 @@
+"""What a checkpoint has in common with the one before it of its series.
+
+A writer that was killed between two files leaves files that are each whole. What tells is that the
+one before had more of them. And a set that is overwritten in place is a mixture of two saves until
+the file that was written last is written again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.formats import is_known
+from syncd.journal import Journal
+from syncd.profiles import Unit
+from syncd.records import CommitRecord, Layout
+from syncd.retention import series
+
+Files = Mapping[str, tuple[int, int]]
+"""Size in bytes and time of modification in nanoseconds, by path below the checkpoint."""
+
+_LOGS = re.compile(r".*(tfevents|\.(log|md|csv|jsonl)$)", re.IGNORECASE)
+"""Files that come and go and prove nothing."""
+
+_RANDOM = re.compile(r"(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,}")
+_NUMBER = re.compile(r"\d+")
+
+_PAGE = 4096
+"""Bytes; a write that is killed ends at such a border, as a rule."""
+
+
+_SERIES_LIMIT = 10_000
+_HELD_LIMIT = 200_000
+"""Series, and files of checkpoints, that are remembered: some 50 MB at most."""
+
+
+class Committed:
+    """What the commits say of earlier checkpoints: known also to a daemon that has just started."""
+
+    def __init__(self, journal: Journal, layout: Layout) -> None:
+        self._journal = journal
+        self._layout = layout
+        self._newest: dict[str, int] | None = None
+
+    def of(self, path: str) -> Files:
+        """The newest commit of one checkpoint; empty if there is none."""
+        return _files(self._journal.newest_commit(self._layout, path))
+
+    def like(self, wanted: str) -> Files:
+        """The newest commit of a series, of those that there were when this was first asked."""
+        if self._newest is None:
+            self._newest = {}
+            for record in self._journal.commits(self._layout):
+                self._newest.setdefault(series(record.checkpoint), record.seq)
+        seq = self._newest.get(wanted)
+        return _files(self._journal.commit(seq, self._layout)) if seq else {}
+
+
+def _files(record: CommitRecord | None) -> Files:
+    return {e.path: (e.size, e.mtime_ns) for e in record.files} if record else {}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The newest complete checkpoint of a series."""
+
+    path: str
+    written: tuple[int, int, str]
+    files: Files
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """A revision that lacks something, and what it has."""
+
+    series: str
+    kinds: frozenset[tuple[str, int]]
+    signature: str
+
+
+class Siblings:
+    """Remembers the newest complete checkpoint of each series."""
+
+    def __init__(self, root: Path, committed: Committed | None = None) -> None:
+        self._root = root
+        self._committed = committed
+        self._models: dict[str, _Model] = {}
+        self._asked: set[str] = set()
+        self._doubted: dict[str, _Doubt] = {}
+
+    def learn(self, unit: Unit) -> None:
+        """This one is complete: what comes after it is compared with it."""
+        if unit.companion:
+            return
+        mine = series(unit.path)
+        model = self._models.get(mine)
+        if model is None or model.written <= unit.written:
+            self._models.pop(mine, None)
+            self._models[mine] = _Model(unit.path, unit.written, files_of(unit))
+            if len(self._models) > _SERIES_LIMIT:
+                del self._models[next(iter(self._models))]
+        self._doubted.pop(unit.path, None)
+
+    def forget_missing(self, paths: set[str]) -> None:
+        """Checkpoints that are gone are nobody's twin."""
+        for path in self._doubted.keys() - paths:
+            del self._doubted[path]
+
+    def _model(self, unit: Unit) -> _Model | None:
+        if self._committed and unit.lone:
+            files = self._committed.of(unit.path)
+            return _Model(unit.path, unit.written, files) if files else None
+        mine = series(unit.path)
+        if self._committed and mine not in self._models and mine not in self._asked:
+            self._asked.add(mine)
+            files = self._committed.like(mine)
+            if files:
+                self._models[mine] = _Model("", (0, 0, ""), files)
+        return self._models.get(mine)
+
+    def known(self, unit: Unit) -> bool:
+        """Whether there is one to compare with."""
+        return self._model(unit) is not None
+
+    def lack(self, unit: Unit) -> str | None:
+        """What the one before has and this one has not, in words; None for nothing.
+
+        Two that lack the same, or two saves to one place, are taken for the writer's new manner.
+        """
+        model = self._model(unit)
+        if model is None or unit.companion:
+            return None
+        words = self._missing(unit, model) or self._short(unit, model)
+        if words is None:
+            self._doubted.pop(unit.path, None)
+            return None
+        kinds = _kinds(path for path, _ in unit.files)
+        doubt = _Doubt(series(unit.path), frozenset(kinds.items()), unit.signature)
+        twin = any(
+            (doubt.series, doubt.kinds) == (other.series, other.kinds)
+            for path, other in self._doubted.items()
+            if path != unit.path or other.signature != doubt.signature
+        )
+        if not twin:
+            self._doubted[unit.path] = doubt
+        return None if twin else words
+
+    @staticmethod
+    def _missing(unit: Unit, model: _Model) -> str | None:
+        paths = {path for path, _ in unit.files}
+        before, now = _kinds(model.files), _kinds(paths)
+        for kind, count in before.items():
+            if now[kind] < (1 if "*" in kind else count):
+                same = [path for path in model.files if _kind(path) == kind]
+                name = next((path for path in same if path not in paths), same[0])
+                where = model.path or "the one before"
+                return f"there is no file like {name}, which {where} has"
+        return None
+
+    def _short(self, unit: Unit, model: _Model) -> str | None:
+        """A file of no known format that is cut, to all appearance."""
+        least: dict[str, int] = {}
+        for path, (size, _) in model.files.items():
+            kind = _kind(path)
+            least[kind] = min(size, least.get(kind, size))
+        for path, stat in unit.files:
+            before = least.get(_kind(path), 0)
+            if stat.size >= before or _LOGS.fullmatch(path):
+                continue
+            cut = stat.size % _PAGE == 0 or (before >= _PAGE and 2 * stat.size < before)
+            if cut and not is_known(self._root / unit.below(path)):
+                return f"{unit.below(path)} is shorter than before ({stat.size} bytes of {before})"
+        return None
+
+
+class Rewrites:
+    """Remembers each checkpoint as it was when it was last complete."""
+
+    def __init__(self, committed: Committed | None = None) -> None:
+        self._committed = committed
+        self._before: dict[str, Files] = {}
+        self._held = 0
+        self._seen: dict[str, tuple[str, frozenset[str]]] = {}
+
+    def learn(self, unit: Unit) -> None:
+        """This revision is committed."""
+        self._seen.pop(unit.path, None)
+        self._hold(unit.path, files_of(unit))
+
+    def _hold(self, path: str, files: Files) -> None:
+        self._held += len(files) - len(self._before.pop(path, ()))
+        self._before[path] = files
+        while self._held > _HELD_LIMIT and len(self._before) > 1:
+            self._held -= len(self._before.pop(next(iter(self._before))))
+
+    def forget_missing(self, paths: set[str]) -> None:
+        """What is gone, or waits for nothing, is in no doubt."""
+        for path in self._seen.keys() - paths:
+            del self._seen[path]
+
+    def only_added(self, unit: Unit) -> bool:
+        """Whether it has been complete, and nothing but new files has come since."""
+        before = self._of(unit)
+        now = files_of(unit)
+        return bool(before) and all(now.get(path) == stat for path, stat in before.items())
+
+    def half_way(self, unit: Unit) -> str | None:
+        """In words, that the file that was written last has not been written again yet.
+
+        A second save in a row that leaves the same files alone shows the writer's manner.
+        """
+        before = self._of(unit)
+        lasting = {path: stat for path, stat in before.items() if not _LOGS.fullmatch(path)}
+        if not lasting:
+            return None
+        last = max(lasting, key=lambda path: lasting[path][1])
+        now = files_of(unit)
+        changed = frozenset(
+            path for path in lasting if now.get(path, lasting[path]) != before[path]
+        )
+        if not changed or last in changed or last not in now:
+            return None
+        signature, earlier = self._seen.get(unit.path, ("", frozenset()))
+        if signature not in ("", unit.signature) and earlier == changed:
+            return None
+        self._seen[unit.path] = (unit.signature, changed)
+        return f"{last}, written last before, has not been written again yet"
+
+    def _of(self, unit: Unit) -> Files:
+        if unit.path not in self._before and self._committed:
+            self._hold(unit.path, self._committed.of(unit.path))
+        return self._before.get(unit.path, {})
+
+
+def files_of(unit: Unit) -> Files:
+    """The files of a checkpoint as they are now."""
+    return {path: (stat.size, stat.mtime_ns) for path, stat in unit.files}
+
+
+def _kind(path: str) -> str:
+    """A file's name without what is another one each time."""
+    return _NUMBER.sub("#", _RANDOM.sub("*", path))
+
+
+def _kinds(paths: Iterable[str]) -> Counter[str]:
+    return Counter(_kind(path) for path in paths if not _LOGS.fullmatch(path))
