@@ -28,6 +28,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_brings_back_names_bytes_modes_and_times(machine: Machine, tmp_path: Path) -> None:
+    machine.write("run/gen-000015/agents/a.bin", "weights")
     path = machine.write("run/gen-000015/state.json", "{}")
     path.chmod(0o600)
     age(path, -100)
@@ -35,7 +36,7 @@ def test_brings_back_names_bytes_modes_and_times(machine: Machine, tmp_path: Pat
     machine.commit_all()
     restore_newest(tmp_path / "bucket", tmp_path / "two")
     got = tmp_path / "two/run/gen-000015"
-    assert tree(got) == {"state.json": b"{}"}
+    assert tree(got) == {"agents/a.bin": b"weights", "state.json": b"{}"}
     assert (got / "state.json").stat().st_mode & 0o777 == 0o600
     assert (got / "state.json").stat().st_mtime_ns == path.stat().st_mtime_ns
     assert (got / "link").readlink() == Path("state.json")
