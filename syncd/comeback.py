@@ -18,6 +18,7 @@ from syncd.place import alone, clear_staging
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
+from syncd.retention import series
 from syncd.scan import Stat, scan
 from syncd.transfer import Transfer, digest_file
 from syncd.unproven import UnprovenRestorer
@@ -143,12 +144,21 @@ class Comeback:
     # -- what is on disk
 
     def _local(self, root: Path) -> Unit | None:
-        """The newest complete checkpoint on disk; torn ones do not count."""
+        """The newest complete checkpoint on disk; torn ones do not count, nor doubtful ones.
+
+        What its writer never finished by its own sign is left to the trainer to find.
+        """
         tree = scan(root, self._settings.exclude)
         found = [u for u in units(tree) if not u.companion] if tree else []
-        detector = Detector(root, 0.0, SystemClock())
-        for unit in sorted(found, key=lambda u: u.written, reverse=True):
-            if detector.judge(unit).complete:
+        detector = Detector(root, 0.0, SystemClock(), exclude=self._settings.exclude)
+        found.sort(key=lambda u: u.written, reverse=True)
+        for index, unit in enumerate(found):
+            mine = series(unit.path)
+            before = next((u for u in found[index + 1 :] if series(u.path) == mine), None)
+            if before:
+                detector.learn(before)
+            verdict = detector.judge(unit)
+            if verdict.complete and not verdict.flagged:
                 return unit
         return None
 

@@ -126,6 +126,8 @@ class UnprovenRestorer:
         if unit.profile.marker and unit.profile.marker not in dict(unit.files):
             result.refused.append(f"{unit.path}: its last file, {unit.profile.marker}, is missing")
             return
+        if unit.profile.marker:  # times in a bucket are those of the upload, in any order
+            os.utime(staging / unit.below(unit.profile.marker))
         folder = (root / unit.path).parent
         folder.mkdir(parents=True, exist_ok=True)
         for source, place in reversed(dict(moves).items()):
