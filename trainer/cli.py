@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from trainer import commands, memory
 from trainer.errors import UsageFault
-from trainer.settings import check, settings_fields
+from trainer.settings import check, from_file, settings_fields
 from trainer.signals import STOP, Interrupted
 
 EPILOG = """
@@ -22,9 +23,12 @@ Examples:
   python -m trainer make-data data/toy.csv      write a small market data file
   python -m trainer --data data/toy.csv         train on it
   python -m trainer --resume                    continue the newest run, exactly
+  python -m trainer report RUN                  one HTML page: fitness, equity, trades
+  python -m trainer evaluate RUN                its trades and statistics as CSV and JSON
 
 \b
-Each option has an environment twin: --checkpoint-every is TRAINER_CHECKPOINT_EVERY.
+Each option has an environment twin: --checkpoint-every is TRAINER_CHECKPOINT_EVERY. A file named by
+--config (TRAINER_CONFIG) has them as well, such as checkpoint_every = 10.
 CHECKPOINT_DIR and LOG_DIR say where checkpoints and logs go. SIGTERM saves and stops.
 
 \b
@@ -48,6 +52,11 @@ Exit codes: 0 finished, 1 failed, 2 bad usage, settings or data,
 )
 @click.option("--demo", is_flag=True, help="Small settings, and a data file of its own.")
 @click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file of settings; variables count more, options most.",
+)
+@click.option(
     "--checkpoint-dir",
     envvar="CHECKPOINT_DIR",
     default="checkpoints",
@@ -69,6 +78,7 @@ def cli(
     /,
     resume: bool,
     demo: bool,
+    config: Path | None,
     checkpoint_dir: Path,
     log_dir: Path,
     **options: str | None,
@@ -81,8 +91,10 @@ def cli(
     """  # fmt: skip
     if click_context.invoked_subcommand is not None:
         return
-    given = {name: text for name, text in options.items() if text is not None}
+    given = from_file(config) if config else {}
+    given |= {name: text for name, text in options.items() if text is not None}
     check(given, fresh=not resume, demo=demo)  # a slip is told at once, before torch loads
+    memory.return_large_blocks()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # exact matrix products on a GPU
     os.environ.setdefault("MKL_DYNAMIC", "FALSE")  # as many threads as asked for, always
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning beside busy cores: 10 x slower
@@ -111,20 +123,8 @@ def _add_setting_options(command: click.Group) -> None:
 _add_setting_options(cli)
 
 
-@cli.command("make-data")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--days", default=750, show_default=True, type=click.IntRange(30, 20_000))
-@click.option("--tickers", default=6, show_default=True, type=click.IntRange(1, 5_000))
-@click.option("--seed", default=7, show_default=True, type=click.IntRange(0))
-def make_data(file: Path, days: int, tickers: int, seed: int) -> None:
-    """Write a small market data FILE with a signal that can be learnt."""
-    from trainer.synthetic import write_market
-
-    try:
-        write_market(file, days=days, tickers=tickers, seed=seed)
-    except OSError as error:
-        raise UsageFault(f"{file} cannot be written: {error.strerror}") from None
-    click.echo(f"{file}: {days} days, {tickers} series")
+for command in (commands.make_data, commands.evaluate, commands.report):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

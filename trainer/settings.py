@@ -7,6 +7,7 @@ the print-out at the start and the copy in each checkpoint are all made from it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -192,6 +193,34 @@ def check(given: Mapping[str, str], *, fresh: bool, demo: bool) -> None:
     faults += _plain_name(given.get("run", ""))
     if faults:
         raise UsageFault(*faults)
+
+
+def from_file(path: Path) -> dict[str, str]:
+    """The settings of a TOML file as texts; raises UsageFault naming every fault at once."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageFault(f"--config: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageFault(f"--config: {path} is not TOML: {error}") from None
+    known = {f.name for f in fields(Settings)}
+    names = {name: name.replace("-", "_") for name in found}
+    faults = [f"--config: {path}: there is no setting named {name}"
+              for name, plain in names.items() if plain not in known]  # fmt: skip
+    kinds = (str, int, float, list)
+    faults += [f"--config: {path}: {name} must be a text, a number or a list of texts"
+               for name, value in found.items()
+               if not isinstance(value, kinds) or isinstance(value, bool)]  # fmt: skip
+    if faults:
+        raise UsageFault(*faults)
+    return {
+        names[name]: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in found.items()
+    }
 
 
 def from_saved(saved: Mapping[str, Any]) -> Settings:
