@@ -9,11 +9,11 @@ from pathlib import Path
 
 from syncd.clock import SystemClock
 from syncd.config import Settings
-from syncd.daemon import AlreadyRunning, lock_state
 from syncd.detect import Detector
 from syncd.engine import open_journal
 from syncd.errors import Changed, Corrupt, Permanent, StoreError
 from syncd.journal import Journal
+from syncd.lock import AlreadyRunning, lock_state
 from syncd.place import alone, clear_staging
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout

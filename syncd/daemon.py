@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import queue
@@ -11,7 +10,6 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 from syncd.clock import Clock, SystemClock
@@ -27,6 +25,7 @@ from syncd.engine import (
 )
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
 from syncd.health import Health
+from syncd.lock import AlreadyRunning, lock_state, still_held
 from syncd.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -43,32 +42,6 @@ _OPERATOR_RETRY, _OPERATOR_RETRY_LIMIT = 5.0, 60.0
 
 _SAME_SIGNAL = 0.3
 """Seconds within which a second signal is the first one, sent to process and group alike."""
-
-
-class AlreadyRunning(Exception):
-    """Another daemon works with this state directory."""
-
-
-def lock_state(state_dir: Path) -> IO[str]:
-    """Hold this state directory for this process; AlreadyRunning if another one does.
-
-    OSError if the directory cannot be made or written.
-    """
-    state_dir.mkdir(parents=True, exist_ok=True)
-    file = (state_dir / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise AlreadyRunning(
-            f"syncd is running already with {state_dir} (process {holder})"
-        ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 class Daemon:
@@ -91,6 +64,9 @@ class Daemon:
         self._report: FlushReport | None = None
         self._retry_after = _OPERATOR_RETRY
         self._signalled = 0.0
+        self._journal_error: sqlite3.Error | None = None
+        self._lock: IO[str] | None = None
+        self._servers = Servers()
         settings = self._settings
         self._watcher = Watcher(settings.checkpoint_dir, self._wake)
         self._engine: Engine | None = None
@@ -100,7 +76,7 @@ class Daemon:
     def run(self) -> int:
         """Live until a signal; 0 when everything complete was safe at the end."""
         try:
-            lock = lock_state(self._settings.state_dir)
+            self._lock = lock_state(self._settings.state_dir)
         except AlreadyRunning as error:
             log.error("%s", error)
             return 1
@@ -108,7 +84,7 @@ class Daemon:
             raise SettingsError(
                 [f"SYNCD_STATE_DIR: {self._settings.state_dir} cannot be used: {error.strerror}"]
             ) from None
-        with lock:
+        with contextlib.closing(self._lock):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             lower_priority()
@@ -150,15 +126,31 @@ class Daemon:
         return 0 if report.safe else 1
 
     def _serve(self) -> None:
-        servers = Servers()
+        self._listen()
+        if self._settings.http:
+            self._servers.listen_http(Application(self._health), *self._settings.http)
+
+    def _listen(self) -> None:
+        application = Application(self._health, self._ask_flush)
         try:
-            servers.listen_socket(
-                Application(self._health, self._ask_flush), self._settings.state_dir
-            )
+            self._servers.listen_socket(application, self._settings.state_dir)
         except OSError as error:
             log.warning("no control socket: %s", error)
-        if self._settings.http:
-            servers.listen_http(Application(self._health), *self._settings.http)
+
+    def _mind_state(self) -> None:
+        """Hold the state directory, and listen there, also after somebody has deleted it."""
+        if self._lock is None or still_held(self._lock, self._settings.state_dir):
+            return
+        try:
+            lock = lock_state(self._settings.state_dir)
+        except AlreadyRunning as error:
+            raise Fenced(str(error), hint="stop one of the two") from None
+        except OSError:
+            return
+        log.warning("%s was deleted: made anew", self._settings.state_dir)
+        self._lock.close()
+        self._lock = lock
+        self._listen()
 
     def _ask_flush(self, done: Callable[[dict[str, Any]], None]) -> None:
         self._flushes.put(done)
@@ -178,12 +170,12 @@ class Daemon:
         finally:
             self._ended.set()
 
-    def _new_engine(self, in_memory: bool = False) -> Engine:
+    def _new_engine(self) -> Engine:
         if self._engine:
             self._engine.disconnect()
         self._engine = Engine(
             self._settings,
-            open_journal(self._settings, in_memory),
+            open_journal(self._settings),
             self._health,
             self._clock,
             self._abort,
@@ -239,10 +231,14 @@ class Daemon:
 
     def _without_journal(self, error: sqlite3.Error) -> None:
         """A full disk, mostly: checkpoints matter more than what the journal saves."""
-        words = f"the journal cannot be written: {error}"
-        self._health.red("journal", words, "free space in SYNCD_STATE_DIR, then restart syncd")
+        engine = self._engine or self._new_engine()
+        again = bool(engine.journal.volatile)
+        engine.journal.recover(error)
+        words = f"the journal failed: {error}"
         log.error("%s; going on without it", words)
-        self._new_engine(in_memory=True)
+        engine.mind_journal()
+        if again:  # in memory, too: that is no disk's fault
+            self._hold(words)
 
     def _connect(self) -> Engine:
         engine = self._engine or self._new_engine()
@@ -271,6 +267,8 @@ class Daemon:
     def _loop(self, engine: Engine) -> None:
         while not self._stopping.is_set() and not self._reconnect.is_set():
             self._wake.clear()
+            self._mind_state()
+            engine.mind_journal()
             self._watcher.ensure(self._clock.monotonic())
             look = engine.step(self._stopping.is_set)
             self._health.watching = self._watcher.problem or "events and scans"
@@ -282,6 +280,9 @@ class Daemon:
             # events come in swarms: one look for all that come while a scan would take
             self._clock.wait(self._stopping, min(10 * look.cost, 1.0))
         self._reconnect.clear()
+        error, self._journal_error = self._journal_error, None
+        if error:
+            raise error
 
     def _hold(self, reason: str, forever: bool = False) -> None:
         """Wait for a person: try again when the settings change, and now and then unchanged."""
@@ -354,6 +355,10 @@ class Daemon:
                 engine.logs.ship(transfer, self._stopping.is_set)
             except NeedsOperator as error:
                 self._health.red("store", error)
+                self._reconnect.set()
+                self._wake.set()
+            except sqlite3.Error as error:
+                self._journal_error = error  # for the thread that can join the log anew
                 self._reconnect.set()
                 self._wake.set()
             except Exception as error:  # noqa: BLE001 - logs are sent again at the next turn

@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
+
+_SETTLE_JOURNAL = 5.0
+"""Seconds between looks whether a journal that is in memory only can be on disk again."""
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
@@ -85,16 +89,11 @@ def open_resilient(
     return Resilient(store, clock, abort, deadline, on_change)
 
 
-def open_journal(settings: Settings, in_memory: bool = False) -> Journal:
+def open_journal(settings: Settings) -> Journal:
     """The journal of this state directory, rebuilt if it was corrupt."""
-    path: Path | None = None
-    if not in_memory:
-        try:
-            settings.state_dir.mkdir(parents=True, exist_ok=True)
-            path = settings.state_dir / JOURNAL
-        except OSError as error:
-            log.warning("no journal in %s (%s)", settings.state_dir, error.strerror)
-    journal = Journal(path, store_identity(settings))
+    with suppress(OSError):
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    journal = Journal(settings.state_dir / JOURNAL, store_identity(settings))
     if journal.put_aside:
         log.warning(
             "the journal was corrupt: kept as %s, rebuilding from the store", journal.put_aside
@@ -137,6 +136,7 @@ class Engine:
         self.settings = settings
         self._ends = ends
         self._halt = threading.Event()
+        self._journal_at = 0.0
         self.journal = journal
         self.health = health
         self.clock = clock
@@ -208,6 +208,21 @@ class Engine:
                 log.warning("%s; trying until it answers", words)
         elif not circuit.failures and self.health.green("unreachable"):
             log.info("the store answers again")
+
+    def mind_journal(self) -> None:
+        """Have the journal on disk as soon as there is room; say so while it is not."""
+        now = self.clock.monotonic()
+        if now < self._journal_at:
+            return
+        self._journal_at = now + _SETTLE_JOURNAL
+        if self.journal.settle():
+            log.info("the journal is on disk again")
+        if self.journal.volatile:
+            words = f"the journal cannot be written: {self.journal.volatile}"
+            hint = "free space in SYNCD_STATE_DIR, or correct its rights; copying goes on"
+            self.health.red("journal", words, hint)
+        else:
+            self.health.green("journal")
 
     def disconnect(self) -> None:
         """Let go of the store."""

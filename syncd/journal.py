@@ -7,14 +7,11 @@ corrupt, it is put aside and rebuilt from the files and the store.
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.database import drop_other_versions, put_aside
+from syncd.database import Database
 from syncd.errors import Corrupt
 from syncd.records import UNREADABLE, CommitRecord, Layout, parse_record
 
@@ -72,81 +69,12 @@ class Root:
     changed: int | None
 
 
-class Journal:
+class Journal(Database):
     """What is known of the store and of the files, safe against a kill at any moment."""
 
     def __init__(self, path: Path | None, store: str) -> None:
-        """Open the journal at ``path`` (None: in memory) for the store of that name.
-
-        ``put_aside`` is afterwards the path that a corrupt journal was renamed to, and
-        ``volatile`` the reason why the journal could only be kept in memory.
-        """
-        self._lock = threading.RLock()
-        self.put_aside: Path | None = None
-        self.volatile = ""
-        try:
-            self._db = self._open(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or path is None:
-                self.volatile = str(error)  # a full disk or no permission: not the journal's fault
-                self._db = self._open(None)
-            else:
-                self.put_aside = put_aside(path)
-                self._db = self._open(path)
-        if self.get("store") != store or self.get("version") != _VERSION:
-            self._forget_all()
-            self.remember("store", store)
-            self.remember("version", _VERSION)
-
-    @staticmethod
-    def _open(path: Path | None) -> sqlite3.Connection:
-        database = sqlite3.connect(
-            ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
-        )
-        try:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            database.execute("PRAGMA cache_size=-2000")
-            sound = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            drop_other_versions(database, _VERSION)
-            database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError:
-            database.close()
-            raise
-        if not sound:
-            database.close()
-            raise sqlite3.DatabaseError("the journal fails its own check")
-        return database
-
-    def _forget_all(self) -> None:
-        found = self._run("SELECT name FROM sqlite_master WHERE type = 'table'")
-        with self.transaction():
-            for (table,) in found:
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing; the outermost one commits."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _run(self, sql: str, *values: object) -> list[tuple[str, ...]]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
-
-    def close(self) -> None:
-        """Close the database; using it afterwards is an error."""
-        with self._lock:
-            self._db.close()
+        """Open the journal at ``path`` (None: in memory) for the store of that name."""
+        super().__init__(path, store, _SCHEMA, _VERSION)
 
     # -- small facts
 
@@ -161,7 +89,10 @@ class Journal:
 
     def writers(self) -> list[str]:
         """Ids of this machine's daemons that wrote with this journal."""
-        return [str(writer) for writer in json.loads(self.get("writers") or "[]")]
+        try:
+            return [str(writer) for writer in json.loads(self.get("writers") or "[]")]
+        except (ValueError, TypeError):
+            return []
 
     def add_writer(self, writer: str) -> None:
         """Remember one life of the daemon."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -28,10 +29,11 @@ from syncd.clock import SystemClock
 from syncd.comeback import Comeback
 from syncd.config import Settings
 from syncd.control import Client
-from syncd.daemon import AlreadyRunning, as_document, lock_state
+from syncd.daemon import as_document
 from syncd.engine import Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
 from syncd.health import Health
+from syncd.lock import AlreadyRunning, lock_state
 from syncd.pace import RateLimit
 from syncd.parting import HINT
 from syncd.records import CommitRecord, Layout
@@ -150,12 +152,19 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
     engine = Engine(settings, journal, health, clock, threading.Event(), deadline)
     result: dict[str, Any] = {}
 
+    def flush() -> None:
+        engine.connect(settings)
+        report = engine.flush(lambda: clock.monotonic() > deadline())
+        engine.retain()
+        result.update(as_document(report))
+
     def work() -> None:
         try:
-            engine.connect(settings)
-            report = engine.flush(lambda: clock.monotonic() > deadline())
-            engine.retain()
-            result.update(as_document(report))
+            try:
+                flush()
+            except sqlite3.Error as error:  # a full disk, mostly: it is kept in memory
+                journal.recover(error)
+                flush()
         except StoreError as error:
             result.update({"safe": False, "failed": {"the store": error.explain()}})
 

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import shutil
-import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -334,10 +334,9 @@ def remove(path: Path) -> None:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return
-    shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        return
-    for folder, _, _ in os.walk(path):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, stat.S_IRWXU)  # noqa: PTH101 - a name as the walk gives it
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
+    if path.exists():  # folders that are not writable, or a thousand deep
+        for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+            with contextlib.suppress(OSError):
+                subprocess.run([*command, "--", path], check=False, capture_output=True)

