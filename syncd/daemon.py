@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 from syncd.clock import Clock, SystemClock
 from syncd.config import Environment, load_settings
@@ -25,7 +25,7 @@ from syncd.engine import (
 )
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
 from syncd.health import Health
-from syncd.lock import AlreadyRunning, lock_state, still_held
+from syncd.lock import AlreadyRunning, Lock, lock_state
 from syncd.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Daemon:
         self._retry_after = _OPERATOR_RETRY
         self._signalled = 0.0
         self._journal_error: sqlite3.Error | None = None
-        self._lock: IO[str] | None = None
+        self._lock: Lock | None = None
         self._servers = Servers()
         settings = self._settings
         self._watcher = Watcher(settings.checkpoint_dir, self._wake)
@@ -84,7 +84,7 @@ class Daemon:
             raise SettingsError(
                 [f"SYNCD_STATE_DIR: {self._settings.state_dir} cannot be used: {error.strerror}"]
             ) from None
-        with contextlib.closing(self._lock):
+        with self._lock:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             lower_priority()
@@ -139,7 +139,7 @@ class Daemon:
 
     def _mind_state(self) -> None:
         """Hold the state directory, and listen there, also after somebody has deleted it."""
-        if self._lock is None or still_held(self._lock, self._settings.state_dir):
+        if self._lock is None or self._lock.holds:
             return
         try:
             lock = lock_state(self._settings.state_dir)
