@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -374,30 +373,3 @@ def test_both_retentions_leave_the_newest_in_the_store_and_on_disk(build: Build)
     rows = json.loads(one.syncd("ls", "--json").stdout)
     assert [row["checkpoint"] for row in rows] == ["run/gen-000015"]
     assert one.syncd("verify").returncode == 0
-
-
-def test_journal_on_a_full_disk_costs_no_checkpoint(build: Build, tmp_path: Path) -> None:
-    state = tmp_path / "small"
-    state.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(state)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    one = build(SYNCD_STATE_DIR=str(state))
-    one.state = state
-    try:
-        checkpoint(one)
-        one.start()
-        wait_until(one.has_committed("run/gen-000005"), one.log())
-        with (state / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        for generation in (10, 15, 20):
-            checkpoint(one, generation)
-        wait_until(one.has_committed("run/gen-000020"), one.log())
-        one.stop()
-        assert one.syncd("verify").returncode == 0
-    finally:
-        one.kill()
-        subprocess.run(["umount", "-l", str(state)], check=True)
