@@ -57,6 +57,7 @@ class Settings:
     shutdown_grace: float = 60.0
     keep_last: int | None = None
     keep_last_local: int | None = None
+    keep_every: int | None = None
     exclude: tuple[str, ...] = ()
     http: tuple[str, int] | None = ("127.0.0.1", 8377)
     resume_from: str = "local"
@@ -146,6 +147,7 @@ class _Schema(Schema):
     SYNCD_SHUTDOWN_GRACE = fields.Float(validate=_SECONDS, error_messages=_NUMBER)
     SYNCD_KEEP_LAST = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
     SYNCD_KEEP_LAST_LOCAL = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
+    SYNCD_KEEP_EVERY = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
     SYNCD_EXCLUDE = _field(_globs)
     SYNCD_HTTP = _field(_address)
     RESUME_FROM = fields.String(
@@ -200,6 +202,8 @@ def load_settings(environment: Environment | None = None) -> Settings:
     provider = given.get("CLOUD_PROVIDER", "local")
     if provider in PROVIDERS[:3] and "CLOUD_BUCKET" not in given:
         faults.append(f"CLOUD_BUCKET: not set, and CLOUD_PROVIDER={provider} needs a bucket's name")
+    if "SYNCD_KEEP_EVERY" in given and "SYNCD_KEEP_LAST" not in given:
+        faults.append("SYNCD_KEEP_EVERY: without SYNCD_KEEP_LAST all are kept anyway; set both")
     prefix = given.get("CLOUD_PREFIX", "eigen2").strip("/")
     if not prefix or any(part in ("", ".", "..", ".syncd") for part in prefix.split("/")):
         faults.append(f"CLOUD_PREFIX: {given['CLOUD_PREFIX']!r} is not a usable key prefix")

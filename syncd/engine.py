@@ -157,6 +157,7 @@ class Engine:
             settings.keep_last,
             snapshots,
             self.layout,
+            settings.keep_every,
         )
         self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
         self.limit = RateLimit(settings.bwlimit, clock, abort)
@@ -297,7 +298,8 @@ class Engine:
             if settings.keep_last_local is not None:
                 self._retain_local(settings.keep_last_local)
             if settings.keep_last is not None and self.store:
-                pruned = Retention(self.store, self.layout, self.clock).prune(settings.keep_last)
+                retention = Retention(self.store, self.layout, self.clock)
+                pruned = retention.prune(settings.keep_last, every=settings.keep_every)
                 self.journal.drop_commits(record.seq for record in pruned.commits)
         except (SyncdError, OSError) as error:
             log.warning("retention waits: %s", error)

@@ -285,7 +285,7 @@ def prune(settings: Settings, dry_run: bool, keep: int | None) -> int:
     until = clock.monotonic() + 60.0
     store = open_resilient(settings, clock, abort, lambda: until)
     retention = Retention(store, Layout(settings.cloud_prefix), clock)
-    pruned = retention.prune(keep or settings.keep_last, dry_run)
+    pruned = retention.prune(keep or settings.keep_last, dry_run, every=settings.keep_every)
     verb = "would delete" if dry_run else "deleted"
     for record in pruned.commits:
         _out.print(f"{verb} commit {record.seq}: {record.checkpoint}", markup=False)

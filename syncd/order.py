@@ -12,7 +12,7 @@ from syncd.commit import Publisher
 from syncd.detect import Detector
 from syncd.journal import Journal, Root
 from syncd.profiles import COMPANION, Unit
-from syncd.retention import series
+from syncd.retention import is_milestone, series
 
 _BROUGHT = 60 * 10**9
 """Nanoseconds between modification and change that tell a file that was copied here, its time of
@@ -45,9 +45,10 @@ def next_index(
 class Newest:
     """The newest committed checkpoints of each series on disk, as many as retention keeps."""
 
-    def __init__(self, keep: int | None) -> None:
-        """``keep`` is how many of each series stay in the store; None: all."""
+    def __init__(self, keep: int | None, every: int | None = None) -> None:
+        """``keep`` of each series stay in the store (None: all), and multiples of ``every``."""
         self._keep = keep
+        self._every = every
         self._safe: dict[str, dict[str, tuple[int, int, str]]] = {}
 
     def note(self, unit: Unit) -> None:
@@ -67,6 +68,8 @@ class Newest:
 
     def outlived(self, unit: Unit) -> bool:
         """Whether as many newer ones of its series are committed as retention keeps."""
+        if is_milestone(unit.path, self._every):
+            return False
         mine = self._safe.get(series(unit.path), {})
         newer = sum(written > unit.written for written in mine.values())
         return self._keep is not None and newer >= self._keep
@@ -83,7 +86,8 @@ class Newest:
         for name, mine in waiting.items():
             ages = {**self._safe.get(name, {}), **mine}
             order = sorted(ages, key=lambda path: ages[path], reverse=True)
-            gone |= set(order[self._keep :]) & mine.keys()
+            left_out = set(order[self._keep :]) & mine.keys()
+            gone |= {path for path in left_out if not is_milestone(path, self._every)}
         return gone
 
 

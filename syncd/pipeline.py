@@ -57,8 +57,9 @@ class Pipeline:
         keep_last: int | None = None,
         snapshots: Snapshots | None = None,
         layout: Layout | None = None,
+        keep_every: int | None = None,
     ) -> None:
-        """``keep_last`` is what retention keeps in the store: nothing more is sent."""
+        """``keep_last``, ``keep_every``: what retention keeps in the store. No more is sent."""
         self._root = root
         self._journal = journal
         self._health = health
@@ -71,7 +72,7 @@ class Pipeline:
         self._postponed: dict[str, float] = {}
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
-        self._newest = Newest(keep_last)
+        self._newest = Newest(keep_last, keep_every)
         self._superseded: dict[str, str] = {}
         self._snapshots = snapshots
         self._restless: set[str] = set()

@@ -44,13 +44,30 @@ def series(checkpoint: str) -> str:
     return parent + slash + re.sub(r"\d+", "#", name)
 
 
-def doomed(records: Iterable[CommitRecord], keep: int | None) -> list[CommitRecord]:
+def is_milestone(checkpoint: str, every: int | None) -> bool:
+    """Whether a checkpoint's step, the last number of its name, is a multiple of ``every``.
+
+    >>> is_milestone("run7/gen-000500", 100), is_milestone("epoch=1-step=250.h5", 100)
+    (True, False)
+    """
+    if not every:
+        return False
+    name = re.sub(r"\.[A-Za-z]\w*$", "", checkpoint.rpartition("/")[2])
+    numbers = re.findall(r"\d+", name)
+    return bool(numbers) and int(numbers[-1]) % every == 0
+
+
+def doomed(
+    records: Iterable[CommitRecord], keep: int | None, every: int | None = None
+) -> list[CommitRecord]:
     """Which commits go when the newest ``keep`` of each series stay (None: all stay).
 
     ``records`` come newest first. The newest of all always stays, and so does the newest of each
-    writer that could not be fenced: it may be alive, and lean on what it committed last.
+    writer that could not be fenced: it may be alive, and lean on what it committed last. Of a
+    checkpoint whose step is a multiple of ``every`` the newest commit stays for ever.
     """
     kept: Counter[str] = Counter()
+    milestones: set[str] = set()
     lives: set[tuple[str, str]] = set()
     going = []
     for record in records:
@@ -58,7 +75,9 @@ def doomed(records: Iterable[CommitRecord], keep: int | None) -> list[CommitReco
         life = (mine, record.writer)
         leaned_on = record.after is not None and life not in lives
         lives.add(life)
-        if keep is not None and kept[mine] >= keep and not leaned_on:
+        milestone = record.checkpoint not in milestones and is_milestone(record.checkpoint, every)
+        milestones.add(record.checkpoint)
+        if keep is not None and kept[mine] >= keep and not (leaned_on or milestone):
             going.append(record)
         kept[mine] += 1
     return going
@@ -82,9 +101,10 @@ class Retention:
         self._clock = clock
         self._log = CommitLog(store, layout)
 
-    def prune(self, keep: int | None, dry_run: bool = False) -> Pruned:
+    def prune(self, keep: int | None, dry_run: bool = False, *, every: int | None = None) -> Pruned:
         """Delete commits beyond ``keep`` per series, orphaned versions and forgotten uploads.
 
+        Multiples of ``every`` stay (:func:`doomed`).
         If any record cannot be read, nothing is deleted: it may name objects that are needed.
         """
         began = self._clock.now()
@@ -99,7 +119,7 @@ class Retention:
                 hint="delete or restore the broken record first",
             )
         sound = [record for record in records if isinstance(record, CommitRecord)]
-        going = doomed(sound, keep)
+        going = doomed(sound, keep, every)
         staying = [record for record in sound if record not in going]
         needed = {key for record in staying for key in self._keys(record)}
         objects = {key for record in going for key in self._keys(record)} - needed
@@ -115,7 +135,9 @@ class Retention:
             if upload.started < self._clock.now() - UPLOAD_GRACE
         ]
         if not dry_run and self._clock.now() - began > _STALE_VIEW:
-            return self.prune(keep)  # this machine has slept: what was seen may be needed again
+            return self.prune(
+                keep, every=every
+            )  # this machine has slept: what was seen may be needed again
         if not dry_run:
             self._store.delete(sorted(objects))
             for upload in uploads:

@@ -73,10 +73,12 @@ class Machine:
     settle: float = 0.0
     home: str = ""
     keep_last: int | None = None
+    keep_every: int | None = None
     journal: Journal = field(init=False)
     publisher: Publisher = field(init=False)
     pipeline: Pipeline = field(init=False)
     health: Health = field(init=False)
+    transfer: Transfer = field(init=False)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,9 @@ class Machine:
         clock = SystemClock()
         self.journal = Journal(self.disk / "journal.sqlite", "test")
         self.health = Health(clock)
-        transfer = Transfer(store, 2, RateLimit(None, clock, threading.Event()), self.health.sent)
+        transfer = self.transfer = Transfer(
+            store, 2, RateLimit(None, clock, threading.Event()), self.health.sent
+        )
         self.publisher = Publisher(
             self.root, store, self.journal, LAYOUT, transfer, clock, self.writer, self.home
         )
@@ -97,6 +101,7 @@ class Machine:
             clock,
             self.settle,
             keep_last=self.keep_last,
+            keep_every=self.keep_every,
             snapshots=snapshots,
         )
 

@@ -31,6 +31,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
             SYNCD_SETTLE="soon",
             SYNCD_CONCURRENCY="many",
             SYNCD_KEEP_LAST="0",
+            SYNCD_KEEP_EVERY="0",
             SYNCD_HTTP="8377",
             RESUME_FROM="oldest",
             CLOUD_PREFIX="../x",
@@ -44,9 +45,16 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         "SYNCD_BWLIMIT",
         "SYNCD_CONCURRENCY",
         "SYNCD_HTTP",
+        "SYNCD_KEEP_EVERY",
         "SYNCD_KEEP_LAST",
         "SYNCD_SETTLE",
     ]
+
+
+def test_milestones_need_a_number_of_the_newest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="without SYNCD_KEEP_LAST"):
+        load(tmp_path, SYNCD_KEEP_EVERY="100")
+    assert load(tmp_path, SYNCD_KEEP_EVERY="100", SYNCD_KEEP_LAST="3").keep_every == 100
 
 
 @pytest.mark.parametrize("provider", ["s3", "gcs", "azure"])

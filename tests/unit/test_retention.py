@@ -11,7 +11,7 @@ from syncd.clock import SystemClock
 from syncd.errors import Corrupt
 from syncd.profiles import units
 from syncd.records import CommitRecord
-from syncd.retention import Retention, prune_local, series
+from syncd.retention import Retention, is_milestone, prune_local, series
 from syncd.scan import scan
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
@@ -56,6 +56,23 @@ def test_keeps_the_newest_of_each_series(machine: Machine, tmp_path: Path) -> No
     plain = tree(tmp_path / "bucket/eigen2/checkpoints/run")
     assert {name.split("/")[0] for name in plain} == {"gen-000020", "gen-000025"}
     assert not (tmp_path / "bucket/eigen2/.syncd/pruning").exists()
+
+
+def test_multiples_of_a_number_stay(machine: Machine, tmp_path: Path) -> None:
+    Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1, every=10)
+    names = [c.checkpoint for c in commits(tmp_path / "bucket")]
+    assert names == ["run/gen-000025", "run/gen-000020", "run/gen-000010"]
+    for name, milestone in (("m/epoch=1-step=250.h5", False), ("m/epoch=1-step=300.ckpt", True)):
+        assert is_milestone(name, 100) == milestone
+    assert not is_milestone("last.pt", 1)
+
+
+def test_multiple_of_a_number_is_sent_though_newer_ones_wait(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket", keep_last=1, keep_every=10).start()
+    for number in (5, 10, 15):
+        age(machine.write(f"run/gen-{number:06}/state.json", "{}"), 1000 - number)
+    pending = [unit.path for unit, _ in machine.pipeline.look().pending]
+    assert pending == ["run/gen-000010", "run/gen-000015"]
 
 
 def test_dry_run_deletes_nothing(machine: Machine, tmp_path: Path) -> None:
