@@ -25,6 +25,7 @@ Examples:
   python -m trainer --resume                    continue the newest run, exactly
   python -m trainer report RUN                  one HTML page: fitness, equity, trades
   python -m trainer evaluate RUN                its trades and statistics as CSV and JSON
+  python -m trainer --data FILE sweep           search for better settings
 
 \b
 Each option has an environment twin: --checkpoint-every is TRAINER_CHECKPOINT_EVERY. A file named by
@@ -89,7 +90,8 @@ def cli(
     experience. A checkpoint is written every few generations; a run that is killed at any moment
     continues exactly with --resume.
     """  # fmt: skip
-    if click_context.invoked_subcommand is not None:
+    beside = click_context.invoked_subcommand
+    if beside is not None and beside != "sweep":
         return
     given = from_file(config) if config else {}
     given |= {name: text for name, text in options.items() if text is not None}
@@ -102,7 +104,10 @@ def cli(
     from trainer.session import Request, run
 
     STOP.check()
-    click_context.exit(run(Request(given, resume, demo, checkpoint_dir, log_dir), Display()))
+    request = Request(given, resume, demo, checkpoint_dir, log_dir)
+    if beside is None:
+        click_context.exit(run(request, Display()))
+    click_context.obj = request
 
 
 def _add_setting_options(command: click.Group) -> None:
@@ -123,7 +128,7 @@ def _add_setting_options(command: click.Group) -> None:
 _add_setting_options(cli)
 
 
-for command in (commands.make_data, commands.evaluate, commands.report):
+for command in (commands.make_data, commands.evaluate, commands.report, commands.sweep):
     cli.add_command(command)
 
 

@@ -1,7 +1,8 @@
-"""Commands beside training: make-data, evaluate, report."""
+"""Commands beside training: make-data, evaluate, report, sweep."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -107,6 +108,62 @@ def report(
     target = out or log_dir / str(loaded.state["run"]) / "report.html"
     drawing.write(target, drawing.page(loaded.state, subject, why_not))
     click.echo(str(target))
+
+
+@click.command("sweep")
+@click.option("--trials", default=50, show_default=True, type=click.IntRange(1),
+              help="Trials that are finished or pruned when the sweep is over.")  # fmt: skip
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 512),
+              help="Processes on this machine that take trials.")  # fmt: skip
+@click.option("--search", multiple=True, metavar="NAME=SPACE", help="A setting and what to try: "
+              "LOW:HIGH, LOW:HIGH:log or A,B,C; may be given again.")  # fmt: skip
+@click.option("--study", default="sweep", show_default=True, help="Name of the study and its runs.")
+@click.option("--storage", default="sqlite:///sweep.db", show_default=True,
+              help="Where the study lives: SQLite for one machine, "
+              "postgresql+psycopg://... for several.")  # fmt: skip
+@click.option("--pruning/--no-pruning", default=True, show_default=True,
+              help="End trials that are behind the median of the others.")  # fmt: skip
+@click.option("--sampler-seed", default=-1, help="Seed of what is tried; -1: another each time.")
+@click.option("--worker", is_flag=True, hidden=True)
+@click.pass_obj
+def sweep(
+    request: object, trials: int, workers: int, search: tuple[str, ...], study: str, storage: str,
+    pruning: bool, sampler_seed: int, worker: bool,
+) -> int:  # fmt: skip
+    """Search for better settings with Optuna; each trial is a run with checkpoints.
+
+    Settings given before the word sweep are those of every trial:
+
+    \b
+      python -m trainer --data FILE --generations 40 sweep --trials 50 \\
+          --search hidden=32,64,128 --search actor_rate=1e-4:1e-2:log
+
+    Started again, it goes on where it stopped; trials that were broken off continue from their
+    newest checkpoints.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UsageFault("sweep needs Optuna: pip install optuna") from None
+    from trainer import sweep as search_for
+    from trainer.display import Display
+    from trainer.session import Request
+
+    assert isinstance(request, Request)  # noqa: S101  (what the group above has made)
+    plan = search_for.Plan(
+        study, storage, trials, search or search_for.DEFAULT_SPACE, pruning, sampler_seed
+    )
+    search_for.parse_space(plan.space)
+    display = Display()
+    if worker:
+        return search_for.work(plan, request, display)
+    search_for.create(plan)
+    if workers > 1:
+        code = search_for.start_workers(workers, sys.argv[1:])
+    else:
+        code = search_for.work(plan, request, display)
+    search_for.summary(plan, display)
+    return code
 
 
 def _place(named: Path, checkpoint_dir: Path) -> Path:

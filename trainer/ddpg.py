@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from trainer import networks
+from trainer.crew import ALONE, Crew
 from trainer.environment import Exchange
 from trainer.networks import Params, Shape
 from trainer.rollout import Transitions, groups, of_group
@@ -86,16 +87,41 @@ class Learners:
         """The learners' actors."""
         return self.nets["actor"]
 
-    def update(self, exchange: Exchange, batches: list[Transitions]) -> torch.Tensor:
-        """One update from micro-batches of [L, B] transitions; returns critic losses [L]."""
+    def update(
+        self, exchange: Exchange, batches: list[Transitions], crew: Crew = ALONE
+    ) -> torch.Tensor:
+        """One update from micro-batches of [L, B] transitions; returns critic losses [L].
+
+        Of a crew, only this worker's groups are updated: `come_together` gives them to all.
+        """
         self._unshare()
         self.steps += 1
-        losses = []
-        for group in groups(self.count, self.settings.group):
-            nets = {name: of_group(params, group) for name, params in self.nets.items()}
-            own = [of_group(batch, group) for batch in batches]
-            losses.append(self._update_group(exchange, nets, own))
-        return torch.cat(losses)
+        losses = torch.zeros(self.count, device=self.actor["out.b"].device)
+        for index, group in enumerate(groups(self.count, self.settings.group)):
+            if crew.owns(index):
+                own = [of_group(batch, group) for batch in batches]
+                found = self._update_group(exchange, self._of(group), own)
+                losses[group.start : group.stop] = found
+        return losses
+
+    def come_together(self, losses: torch.Tensor, crew: Crew) -> torch.Tensor:
+        """Every worker takes over what the others' updates have come to; returns all losses."""
+        if crew.size == 1:
+            return losses
+        each = groups(self.count, self.settings.group)
+
+        def work(index: int) -> Params:
+            group, found = each[index], {"losses": losses[each[index].start : each[index].stop]}
+            for name, params in self._of(group).items():
+                found |= {f"{name}/{key}": p for key, p in params.items()}
+            return found
+
+        parts = crew.gather(len(each), work)
+        for group, part in zip(each, parts, strict=True):
+            for name, params in self._of(group).items():
+                for key, p in params.items():
+                    p.copy_(part[f"{name}/{key}"])
+        return torch.cat([part["losses"] for part in parts])
 
     def critic_losses(
         self, exchange: Exchange, nets: dict[str, Params], batch: Transitions
@@ -139,6 +165,9 @@ class Learners:
         device = self.actor["out.b"].device
         self.nets = {name: _on(nets[name], device) for name in self.nets}
         self.steps, self._shared = steps, True
+
+    def _of(self, group: range) -> dict[str, Params]:
+        return {name: of_group(params, group) for name, params in self.nets.items()}
 
     def _update_group(
         self, exchange: Exchange, nets: dict[str, Params], batches: list[Transitions]

@@ -38,6 +38,11 @@ class Display:
         self._live: Live | None = None
         self._total = 0
 
+    @staticmethod
+    def silent() -> Display:
+        """A voice that nobody hears."""
+        return Display(Console(quiet=True))
+
     def say(self, text: str) -> None:
         """One plain line."""
         with contextlib.suppress(OSError, ValueError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from trainer import networks
+from trainer.crew import ALONE, Crew
 from trainer.environment import Book, Exchange
 from trainer.market import Split
 from trainer.networks import Params
@@ -68,15 +69,18 @@ def policy_of(exchange: Exchange, split: Split, actors: Params) -> Policy:
 
 
 def agents_returns(
-    exchange: Exchange, split: Split, actors: Params, group_size: int
+    exchange: Exchange, split: Split, actors: Params, group_size: int, crew: Crew = ALONE
 ) -> list[float]:
     """Log return of each actor over a split."""
-    result: list[float] = []
-    for group in groups(len(actors["out.b"]), group_size):
-        some = of_group(actors, group)
-        total = trade(exchange, split, policy_of(exchange, split, some), len(group))
-        result += [float(x) for x in total.tolist()]
-    return result
+    each = groups(len(actors["out.b"]), group_size)
+
+    def work(index: int) -> Params:
+        some = of_group(actors, each[index])
+        policy = policy_of(exchange, split, some)
+        return {"returns": trade(exchange, split, policy, len(each[index]))}
+
+    parts = [part["returns"] for part in crew.gather(len(each), work)]
+    return [float(x) for x in torch.cat(parts).tolist()]
 
 
 def baseline_policies(exchange: Exchange, split: Split, seed: int) -> dict[str, Policy]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer import networks
+from trainer.crew import ALONE, Crew
 from trainer.ddpg import adam
 from trainer.environment import Exchange
 from trainer.evolution import Births
@@ -36,15 +37,16 @@ class Proximal:
     """What each agent has just played: day [P, M], book [P, M, K]."""
     critics: Params
     """[P]: each agent's critic, or one and the same for all."""
+    crew: Crew = ALONE
 
     def __call__(
         self, actors: Params, births: Births, settings: Settings, generation: int
     ) -> Params:
         """The children, group by group."""
-        parts = [
-            self._group(actors, births, group, settings, generation)
-            for group in groups(len(births.slots), settings.group)
-        ]
+        each = groups(len(births.slots), settings.group)
+        parts = self.crew.gather(
+            len(each), lambda i: self._group(actors, births, each[i], settings, generation)
+        )
         return {name: torch.cat([part[name] for part in parts]) for name in actors}
 
     def _group(

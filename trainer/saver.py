@@ -14,7 +14,10 @@ from trainer.state import TrainState
 class Saver:
     """Writes checkpoints of one run; a save that fails is told and training goes on."""
 
-    def __init__(self, root: Path, run: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: Path, run: str, warn: Callable[[str], None], *, writes: bool = True
+    ) -> None:
+        self._writes = writes  # of several workers, one does
         self._root, self._run, self._warn = root, run, warn
         self._thread: threading.Thread | None = None
         self.last: Saved | None = None
@@ -27,6 +30,9 @@ class Saver:
 
     def start(self, state: TrainState) -> bool:
         """Copy the state out and begin to write it; False while another save is in flight."""
+        if not self._writes:
+            self.last_generation = state.generation
+            return True
         if self.busy:
             return False
         snapshot = Snapshot(

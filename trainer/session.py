@@ -8,15 +8,16 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainer import cache, checkpoint, evaluation, market, settings, state, synthetic
+from trainer import cache, checkpoint, crew, evaluation, market, settings, state, synthetic
 from trainer.checkpoint import Loaded
+from trainer.crew import Crew
 from trainer.display import Display, percent
 from trainer.environment import Exchange, Rules
 from trainer.errors import BadData, UsageFault
@@ -28,6 +29,8 @@ from trainer.telemetry import Telemetry
 from trainer.training import advance
 
 DEMO_DATA = Path("data/demo.csv")
+
+Watch = Callable[[TrainState], None]
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,34 @@ class Request:
     log_dir: Path
 
 
-def run(request: Request, display: Display) -> int:
-    """Train; returns the exit code. Raises UsageFault for what a person must change."""
+def run(request: Request, display: Display, watch: Watch | None = None) -> int:
+    """Train; returns the exit code. Raises UsageFault for what a person must change.
+
+    `watch` is called with the state after each generation; what it raises ends the run.
+    """
     settings.check(request.given, fresh=not request.resume, demo=request.demo)
-    loaded = _find(request, display) if request.resume else None
+    together = crew.join()
+    if not together.first:
+        display = Display.silent()
+    try:
+        begun = _again(request) if crew.restarted() else request
+        return _run(begun, display, together, watch)
+    finally:
+        together.leave()
+
+
+def _again(request: Request) -> Request:
+    """What torchrun starts again goes on with the run it had begun."""
+    given = dict(request.given)
+    if name := given.get("run") or crew.name():
+        given["run"] = name
+    return replace(request, given=given, resume=True)
+
+
+def _run(request: Request, display: Display, together: Crew, watch: Watch | None) -> int:
+    loaded = together.same(lambda: _find(request, display)) if request.resume else None
     if loaded is None:
-        asked = settings.build({**DEMO, **request.given} if request.demo else request.given)
-        chosen = replace(asked, run=asked.run or _new_name())
-        if asked.run and checkpoint.has_any(request.checkpoint_dir / asked.run):
-            where = request.checkpoint_dir / asked.run
-            hint = ("none of its checkpoints is whole: choose another --run" if request.resume
-                    else "continue it with --resume, or choose another --run")  # fmt: skip
-            raise UsageFault(f"--run: {where} exists already; {hint}")
+        chosen = together.same(lambda: _fresh(request))
     else:
         chosen = _continued(request, loaded)
         if loaded.state["generation"] >= chosen.generations and not request.demo:
@@ -61,19 +80,24 @@ def run(request: Request, display: Display) -> int:
             return 0
     if request.demo:
         chosen = _demo(request, chosen, loaded)
-    device = _device(chosen)
-    chosen = replace(chosen, threads=chosen.threads or min(4, os.cpu_count() or 1))
+    device = together.device = _device(chosen, together)
+    share = max(1, (os.cpu_count() or 1) // crew.local_size())
+    chosen = replace(chosen, threads=chosen.threads or min(4, share))
     _make_exact(chosen, device)
-    exchange = _exchange(chosen, loaded, device)
+    exchange = together.in_turn(lambda: _exchange(chosen, loaded, device))
+    if together.size > 1:
+        display.say(f"{together.size} workers")
     _print_settings(request, chosen, exchange, device, display)
-    with _lock(request.checkpoint_dir / chosen.run):
-        checkpoint.sweep(request.checkpoint_dir / chosen.run)
+    run_dir = request.checkpoint_dir / chosen.run
+    with _lock(run_dir) if together.first else contextlib.nullcontext():
+        if together.first:
+            checkpoint.sweep(run_dir)
         current = state.fresh(chosen, exchange, device)
         if loaded is not None:
             current.load(loaded.files, loaded.state)
             display.say(f"resumed run {chosen.run} at generation {current.generation} "
                         f"from {loaded.path}")  # fmt: skip
-        return _train(request, current, exchange, loaded, display)
+        return _train(request, current, exchange, loaded, display, together, watch)
 
 
 def _train(
@@ -82,30 +106,37 @@ def _train(
     exchange: Exchange,
     loaded: Loaded | None,
     display: Display,
+    together: Crew,
+    watch: Watch | None,
 ) -> int:
     chosen = current.settings
-    saver = Saver(request.checkpoint_dir, chosen.run, display.warn)
+    saver = Saver(request.checkpoint_dir, chosen.run, display.warn, writes=together.first)
     if loaded is not None:
         saver.last = checkpoint.Saved(loaded.path, loaded.state["state_digest"])
         saver.last_generation = current.generation
-    logs = Telemetry(request.log_dir / chosen.run, current.generation + 1, display.warn)
+    logs = Telemetry(request.log_dir / chosen.run, current.generation + 1, display.warn,
+                     writes=together.first)  # fmt: skip
     overdue = False
     try:
         with display.training(chosen.generations):
             while current.generation < chosen.generations:
                 began = time.monotonic()
-                entry = advance(current, exchange)
+                with together.generation():
+                    entry = advance(current, exchange, together)
                 seconds = time.monotonic() - began
                 display.generation(entry, seconds)
                 now = datetime.datetime.now(datetime.timezone.utc).isoformat()
                 logs.generation(entry, {"seconds": round(seconds, 4), "at": now})
                 if overdue or current.generation % chosen.checkpoint_every == 0:
                     overdue = not saver.start(current)
-        results = _results(exchange, current)
+                if watch is not None:
+                    watch(current)
+        results = _results(exchange, current) if together.first else {}
     except Interrupted:
         return _stopped(current, saver, logs, display)
     except BaseException:
         saver.wait()
+        logs.close()
         raise
     if not saver.finish(current):
         display.warn("the last checkpoint could not be saved: see above; free some disk space and "
@@ -115,6 +146,8 @@ def _train(
             for split, column in results.items() for name, value in column.items()}  # fmt: skip
     logs.scalars(flat, current.generation)
     logs.close()
+    if not together.first:
+        return 0
     _summary(current, saver, results, display)
     return 0
 
@@ -137,6 +170,17 @@ def _find(request: Request, display: Display) -> Loaded | None:
         where = request.checkpoint_dir / name if name else request.checkpoint_dir
         display.say(f"nothing to resume in {where}: starting fresh")
     return loaded
+
+
+def _fresh(request: Request) -> Settings:
+    """The settings of a new run."""
+    asked = settings.build({**DEMO, **request.given} if request.demo else request.given)
+    where = request.checkpoint_dir / asked.run
+    if asked.run and checkpoint.has_any(where):
+        hint = ("none of its checkpoints is whole: choose another --run" if request.resume
+                else "continue it with --resume, or choose another --run")  # fmt: skip
+        raise UsageFault(f"--run: {where} exists already; {hint}")
+    return replace(asked, run=asked.run or crew.name() or _new_name())
 
 
 def _continued(request: Request, loaded: Loaded) -> Settings:
@@ -163,11 +207,15 @@ def _demo(request: Request, chosen: Settings, loaded: Loaded | None) -> Settings
     return chosen
 
 
-def _device(chosen: Settings) -> torch.device:
+def _device(chosen: Settings, together: Crew) -> torch.device:
     here = torch.cuda.is_available()
     if chosen.device == "cuda" and not here:
         raise UsageFault("--device: cuda was asked for and torch sees no GPU")
-    return torch.device("cuda" if chosen.device != "cpu" and here else "cpu")
+    if chosen.device == "cpu" or not here:
+        return torch.device("cpu")
+    device = torch.device("cuda", together.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _make_exact(chosen: Settings, device: torch.device) -> None:

@@ -6,7 +6,9 @@ the standard library alone and is installed before torch is imported.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -19,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._put_off = False
 
     @property
     def asked(self) -> bool:
@@ -37,8 +40,17 @@ class Stop:
 
     def check(self) -> None:
         """Raise Interrupted when somebody has asked to stop: called between steps and updates."""
-        if self.asked:
+        if self.asked and not self._put_off:
             raise Interrupted
+
+    @contextlib.contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Within this block `check` waits: others count on this process."""
+        self._put_off = True
+        try:
+            yield
+        finally:
+            self._put_off = False
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number

@@ -18,7 +18,10 @@ FLUSH_SECONDS = 5
 class Telemetry:
     """The logs of one run."""
 
-    def __init__(self, folder: Path, first: int, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, first: int, warn: Callable[[str], None], *, writes: bool = True
+    ) -> None:
+        self._writes = writes  # of several workers, one does
         self._folder, self._warn = folder, warn
         self._purge_step = first
         self._writer: Any = None
@@ -62,6 +65,8 @@ class Telemetry:
         self._purge_step = step + 1
 
     def _careful(self, what: str, action: Callable[[], None]) -> None:
+        if not self._writes:
+            return
         try:
             action()
             self._told.discard(what)

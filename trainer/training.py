@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from trainer import evaluation, networks, rollout
+from trainer.crew import ALONE, Crew
 from trainer.environment import Exchange
 from trainer.evolution import Births, Ranking, Variation, evolve, inject, plain
 from trainer.networks import Params
@@ -17,36 +18,36 @@ from trainer.signals import STOP
 from trainer.state import Best, TrainState
 
 
-def advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
+def advance(state: TrainState, exchange: Exchange, crew: Crew = ALONE) -> dict[str, Any]:
     """Go to the next generation's boundary; returns its entry in the history.
 
     Raises Interrupted after a signal; the state is then what it was before.
     """
     state.mark()
     try:
-        return _advance(state, exchange)
+        return _advance(state, exchange, crew)
     except BaseException:
         state.rollback()
         raise
 
 
-def _advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
+def _advance(state: TrainState, exchange: Exchange, crew: Crew) -> dict[str, Any]:
     settings, generation = state.settings, state.generation
     first_days = rollout.starts(
         exchange.market.train, exchange.rules.length, settings.episodes, settings.seed, generation
     )
-    played = _play(state, exchange, first_days)
+    played = _play(state, exchange, first_days, crew)
     state.replay.add(_joined([one.transitions for one in played]))
     returns = torch.cat([one.returns for one in played]).mean(-1).tolist()
     fitness, tried = returns[: settings.population], returns[settings.population :]
-    losses = _learn(state, exchange)
+    losses = _learn(state, exchange, crew)
     STOP.check()
 
     ranking = Ranking.of(fitness)
     champion = ranking.order[0]
     candidates = _candidates(state, ranking)
-    best, validation = _validated(state, exchange, candidates)
-    population, nets = _next(state, exchange, ranking, played)
+    best, validation = _validated(state, exchange, candidates, crew)
+    population, nets = _next(state, exchange, ranking, played, crew)
     entry: dict[str, Any] = {
         "generation": generation + 1,
         "starts": [exchange.market.dates[day] for day in first_days],
@@ -66,23 +67,32 @@ def _advance(state: TrainState, exchange: Exchange) -> dict[str, Any]:
     return entry
 
 
-def _play(state: TrainState, exchange: Exchange, first_days: list[int]) -> list[Experience]:
+def _play(
+    state: TrainState, exchange: Exchange, first_days: list[int], crew: Crew
+) -> list[Experience]:
     """The population in groups, without noise; then learners beside it, with noise."""
     settings = state.settings
-    played = [
-        rollout.play(exchange, rollout.of_group(state.actors, group), first_days)
-        for group in rollout.groups(settings.population, settings.group)
-    ]
-    if state.population and state.learners.count:
+    each = rollout.groups(settings.population, settings.group)
+    noise = torch.empty(0)
+    if beside := bool(state.population and state.learners.count):
         shape = (exchange.rules.length, state.learners.count, settings.episodes,
                  exchange.market.assets + 1)  # fmt: skip
         noise = torch.randn(shape, generator=stream(settings.seed, "noise", state.generation))
         noise = (noise * settings.noise).to(exchange.market.known.device)
-        played.append(rollout.play(exchange, state.learners.actor, first_days, noise))
-    return played
+
+    def work(index: int) -> Params:
+        if index < len(each):
+            actors = rollout.of_group(state.actors, each[index])
+            one = rollout.play(exchange, actors, first_days)
+        else:
+            one = rollout.play(exchange, state.learners.actor, first_days, noise)
+        return {"returns": one.returns, **one.transitions}
+
+    parts = crew.gather(len(each) + beside, work)
+    return [Experience(part.pop("returns"), part) for part in parts]
 
 
-def _learn(state: TrainState, exchange: Exchange) -> list[float]:
+def _learn(state: TrainState, exchange: Exchange, crew: Crew) -> list[float]:
     """This generation's gradient updates; returns each learner's mean critic loss."""
     settings, count = state.settings, state.learners.count
     if not (count and settings.updates):
@@ -95,12 +105,13 @@ def _learn(state: TrainState, exchange: Exchange) -> list[float]:
     for update in rows:
         STOP.check()
         batches = [state.replay.sample(part) for part in update]
-        total += state.learners.update(exchange, batches)
+        total += state.learners.update(exchange, batches, crew)
+    total = state.learners.come_together(total, crew)
     return [float(x) for x in (total / settings.updates).tolist()]
 
 
 def _next(
-    state: TrainState, exchange: Exchange, ranking: Ranking, played: list[Experience]
+    state: TrainState, exchange: Exchange, ranking: Ranking, played: list[Experience], crew: Crew
 ) -> tuple[Params, dict[str, Params] | None]:
     """The next population, and the learners' tensors where they are bound to it."""
     settings, generation = state.settings, state.generation
@@ -112,8 +123,9 @@ def _next(
         critics = nets["critic"]
         if not everyone:
             critics = {n: p[:1].expand(settings.population, -1, -1) for n, p in critics.items()}
-        variation = Proximal(exchange, _memories(played, settings.population), critics)
+        variation = Proximal(exchange, _memories(played, settings.population), critics, crew)
     after = evolve(actors, births, settings, generation, variation)
+    after = crew.spread(0, after)  # machines of two kinds may round otherwise
     if not everyone:
         due = state.learners.count and (generation + 1) % settings.inject_every == 0
         return (inject(after, state.learners.actor, ranking) if due else after), None
@@ -140,14 +152,14 @@ def _candidates(state: TrainState, ranking: Ranking) -> Params:
 
 
 def _validated(
-    state: TrainState, exchange: Exchange, candidates: Params
+    state: TrainState, exchange: Exchange, candidates: Params, crew: Crew
 ) -> tuple[Best, float | None]:
     """The best so far, and what the best candidate is worth if it was time to look."""
     settings, generation = state.settings, state.generation + 1
     if generation % settings.validate_every:
         return state.best, None
     split = exchange.market.validation
-    worth = evaluation.agents_returns(exchange, split, candidates, settings.group)
+    worth = evaluation.agents_returns(exchange, split, candidates, settings.group, crew)
     chosen = Ranking.of(worth).order[0]
     if worth[chosen] <= state.best.validation:
         return state.best, worth[chosen]
