@@ -115,7 +115,8 @@ def _train(
         saver.last = checkpoint.Saved(loaded.path, loaded.state["state_digest"])
         saver.last_generation = current.generation
     logs = Telemetry(request.log_dir / chosen.run, current.generation + 1, display.warn,
-                     writes=together.first)  # fmt: skip
+                     writes=together.first, wandb=chosen.wandb,
+                     config=chosen.as_dict())  # fmt: skip
     overdue = False
     try:
         with display.training(chosen.generations):

@@ -64,6 +64,12 @@ class Settings:
         high=1024,
         identity=False,
     )
+    wandb: str = _setting(
+        "off",
+        "Weights & Biases beside the logs, where it is installed; offline needs no network.",
+        choices=("off", "offline", "online"),
+        identity=False,
+    )
     seed: int = _setting(0, "Seed of all randomness.", low=0, high=2**62)
     tradable: str = _setting(
         "", "Series that may be traded, by name, comma separated; empty means all."

@@ -19,8 +19,11 @@ class Telemetry:
     """The logs of one run."""
 
     def __init__(
-        self, folder: Path, first: int, warn: Callable[[str], None], *, writes: bool = True
-    ) -> None:
+        self, folder: Path, first: int, warn: Callable[[str], None], *, writes: bool = True,
+        wandb: str = "off", config: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self._wandb, self._config = wandb, dict(config or {})
+        self._board: Any = None
         self._writes = writes  # of several workers, one does
         self._folder, self._warn = folder, warn
         self._purge_step = first
@@ -42,11 +45,15 @@ class Telemetry:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers to TensorBoard."""
         self._careful("TensorBoard", lambda: self._scalars(values, step))
+        if self._wandb != "off":
+            self._careful("Weights & Biases", lambda: self._to_wandb(values, step))
 
     def close(self) -> None:
         """Flush what is left."""
         if self._writer is not None:
             self._careful("TensorBoard", self._writer.close)
+        if self._board is not None:
+            self._careful("Weights & Biases", self._board.finish)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,16 @@ class Telemetry:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._purge_step = step + 1
+
+    def _to_wandb(self, values: Mapping[str, float], step: int) -> None:
+        if self._board is None:
+            import wandb
+
+            name = self._folder.name
+            self._board = wandb.init(project="trainer", name=name, id=name, resume="allow",
+                                     mode=self._wandb, dir=str(self._folder),
+                                     config=self._config)  # fmt: skip
+        self._board.log(dict(values), step=step)
 
     def _careful(self, what: str, action: Callable[[], None]) -> None:
         if not self._writes:

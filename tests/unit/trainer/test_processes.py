@@ -222,6 +222,16 @@ def test_logs_that_cannot_be_written_stop_nothing(data: str, tmp_path: Path) -> 
     assert len(checkpoints(tmp_path)) == 1
 
 
+def test_weights_and_biases_is_never_needed(data: str, tmp_path: Path) -> None:
+    (tmp_path / "wandb.py").write_text("raise ImportError('wandb is not here')")
+    code, out, err = run(
+        tmp_path, "--data", data, *FLAGS, "--generations", "2", "--wandb", "offline"
+    )
+    assert code == 0, err
+    assert out.count("Weights & Biases in logs/") == 1, "told once"
+    assert "wandb is not here; training goes on" in out
+
+
 def test_importing_the_trainer_imports_no_sidecar_no_cloud_and_no_torch() -> None:
     code = (
         "import sys, trainer.cli; light = set(sys.modules); "
