@@ -135,7 +135,9 @@ class Detector:
         if profile.blocked_by and profile.blocked_by in names:
             return Verdict(False, reason=f"{profile.blocked_by} says it is still being saved")
         last = last_act(self._root, unit)
-        if last.act is Act.STALE and self._rewrites.only_added(unit):
+        if last.act is Act.STALE and (
+            self._rewrites.only_added(unit) or self._siblings.strange(unit, last.younger)
+        ):
             last = LastAct(Act.LIKELY, sealed=last.sealed)
         if last.act in (Act.MISSING, Act.STALE):
             return Verdict(False, reason=last.words)

@@ -208,6 +208,32 @@ def check_hdf5(file: BinaryIO, size: int) -> str | None:
     return None if size == end else f"{size} bytes where its header says {end}"
 
 
+def check_tfrecord(file: BinaryIO, size: int) -> str | None:
+    """TFRecord: each record's length, with its own checksum, leads to the next one, to the end."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(12)
+        if len(head) < 12:
+            return "cut off between two records"
+        length, check = struct.unpack("<QI", head)
+        crc = _crc32c(head[:8])
+        if check != ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF:
+            return "not whole: the length of a record fails its checksum"
+        at += 12 + length + 4
+    return _hole_at_end(file, size) if at == size else "cut off inside a record"
+
+
+def _crc32c(data: bytes) -> int:
+    """CRC-32C of a few bytes."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
 _Check = Callable[[BinaryIO, int], "str | None"]
 
 _BY_MAGIC: tuple[tuple[bytes, _Check], ...] = (
@@ -227,6 +253,8 @@ _BY_SUFFIX: dict[str, _Check] = {
     ".pt": check_pickle,
     ".pth": check_pickle,
     ".ckpt": check_pickle,
+    ".tfrecord": check_tfrecord,
+    ".tfrecords": check_tfrecord,
 }
 
 

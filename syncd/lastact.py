@@ -39,6 +39,9 @@ class LastAct:
     sealed: bool = False
     """Whether the directory was renamed, or given its times by a copy, after all its files."""
 
+    younger: tuple[str, ...] = ()
+    """What makes it stale: the members that were written after it."""
+
 
 def last_act(root: Path, unit: Unit) -> LastAct:
     """Look at marker, tracker and directory, as the file system has them now."""
@@ -86,8 +89,8 @@ def _marker(root: Path, unit: Unit, marker: str, names: list[str], sealed: bool)
     own = dict(unit.files)[marker]
     younger = _younger(unit, own)
     if younger:
-        words = f"its last file, {marker}, is older than {younger}: it is being written again"
-        return LastAct(Act.STALE, words, sealed)
+        words = f"its last file, {marker}, is older than {younger[0]}: it is being written again"
+        return LastAct(Act.STALE, words, sealed, younger)
     written_here = profile.marker_renamed or own.ctime_ns == own.mtime_ns
     return LastAct(Act.DONE if sealed or written_here else Act.LIKELY, sealed=sealed)
 
@@ -104,16 +107,11 @@ def _json_problem(path: Path, marker: str) -> str | None:
     return f"its last file, {marker}, is {fault}" if fault else None
 
 
-def _younger(unit: Unit, act: Stat) -> str | None:
-    """A member that was written after the last act, though this writer writes none then."""
+def _younger(unit: Unit, act: Stat) -> tuple[str, ...]:
+    """The members that were written after the last act, though this writer writes none then."""
     late = unit.profile.late
-    return next(
-        (
-            path
-            for path, stat in unit.files
-            if stat.mtime_ns > act.mtime_ns and not _any([path], late)
-        ),
-        None,
+    return tuple(
+        path for path, stat in unit.files if stat.mtime_ns > act.mtime_ns and not _any([path], late)
     )
 
 
@@ -131,7 +129,7 @@ def _tracker(unit: Unit, tracker: Path, sealed: bool) -> LastAct:
         return LastAct(Act.LIKELY, f"{name} names a later one", sealed)
     younger = _younger(unit, own)
     if younger:
-        words = f"{name} is older than {younger}: it is being written again"
-        return LastAct(Act.STALE, words, sealed)
+        words = f"{name} is older than {younger[0]}: it is being written again"
+        return LastAct(Act.STALE, words, sealed, younger)
     done = sealed or own.ctime_ns == own.mtime_ns
     return LastAct(Act.DONE if done else Act.LIKELY, sealed=sealed)

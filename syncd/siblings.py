@@ -125,6 +125,11 @@ class Siblings:
         """Whether there is one to compare with."""
         return self._model(unit) is not None
 
+    def strange(self, unit: Unit, paths: Iterable[str]) -> bool:
+        """Whether the one before has no file like any of these: no save writes them, but others."""
+        model = self._model(unit)
+        return model is not None and not _kinds(model.files).keys() & _kinds(paths).keys()
+
     def lack(self, unit: Unit) -> str | None:
         """What the one before has and this one has not, in words; None for nothing.
 

@@ -178,6 +178,21 @@ def test_file_that_comes_after_the_marker_is_a_new_revision(desk: Desk) -> None:
     assert desk.judge_in(11, "iter_0000100").complete
 
 
+def test_file_of_a_kind_that_no_save_has_does_not_make_the_marker_an_old_one(desk: Desk) -> None:
+    """Another process adds it before the daemon has looked; a save would write its own again."""
+    for name in ("run/dcp-1", "run/dcp-2"):
+        desk.write(f"{name}/__0_0.distcp")
+        desk.write(f"{name}/.metadata")
+    desk.commit("run/dcp-1")
+    desk.date("run/dcp-2/.metadata", -1)
+    desk.date("run/dcp-2/__0_0.distcp", -2)
+    desk.write("run/dcp-2/tokenizer.txt", "late")
+    assert not desk.judge("run/dcp-2").complete
+    assert desk.judge_in(11, "run/dcp-2").complete
+    desk.write("run/dcp-2/__1_0.distcp")
+    assert not desk.judge_in(3600, "run/dcp-2").complete, "that is one of a save"
+
+
 def test_deepspeed_by_its_tracker_or_flagged(desk: Desk) -> None:
     desk.write("ds/global_step20/shard.bin")
     assert not desk.judge("ds/global_step20").complete
