@@ -112,7 +112,8 @@ def report(
 
 @click.command("sweep")
 @click.option("--trials", default=50, show_default=True, type=click.IntRange(1),
-              help="Trials that are finished or pruned when the sweep is over.")  # fmt: skip
+              help="Trials that are finished or pruned when the sweep is over; several workers "
+              "may make one more each.")  # fmt: skip
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 512),
               help="Processes on this machine that take trials.")  # fmt: skip
 @click.option("--search", multiple=True, metavar="NAME=SPACE", help="A setting and what to try: "

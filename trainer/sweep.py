@@ -88,8 +88,6 @@ def create(plan: Plan) -> None:
 
 def work(plan: Plan, request: Request, display: Display) -> int:
     """Take trials until there are enough; returns the exit code."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     space = parse_space(plan.space)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = optuna.load_study(
@@ -189,6 +187,8 @@ def _run_name(plan: Plan, trial: FrozenTrial) -> str:
 
 def storage(url: str) -> RDBStorage:
     """Where a study lives: heartbeats, and a lost trial queued again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return RDBStorage(
         url, heartbeat_interval=HEARTBEAT, grace_period=GRACE,
         heartbeat_stale_trial_callback=_retry(),
