@@ -37,6 +37,9 @@ EVERY = 5
 
 _WORKERS = ThreadPoolExecutor(2)
 
+_drive: Any = run_state_machine_as_test
+"""Typed in some releases of hypothesis and not in others; mypy is content with both this way."""
+
 Content = frozenset[tuple[str, bytes]]
 
 
@@ -346,7 +349,7 @@ def walk(steps: int, database: Any = None) -> int:
             database=database,
             suppress_health_check=list(HealthCheck),
         )
-        run_state_machine_as_test(Retained, settings=chosen)
+        _drive(Retained, settings=chosen)
     return Retained.steps
 
 
