@@ -33,7 +33,7 @@ from syncd.records import (
 from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
-from syncd.stores.base import Condition, IfAbsent, ObjectStore
+from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
 from syncd.transfer import SINGLE_PUT, Transfer, digest_file
 
 log = logging.getLogger(__name__)
@@ -258,21 +258,53 @@ class Publisher:
         full = unit.below(step.path)
         small = step.stat.size <= SINGLE_PUT
         plain_free = step.plain_free and (small or self._store.capabilities.upload_if_absent)
+        if not small and (done := self._go_on(step, full, plain_free)):
+            return done
         places: list[tuple[str, Condition]] = [(step.plain, IfAbsent())] if plain_free else []
         for key, condition in (*places, (step.spare, None)):
             try:
-                sha256, info = self._transfer.send(step.source, key, step.seen, condition)
+                sha256, info = self._transfer.send(
+                    step.source, key, step.seen, condition, name=(full, step.stat.text())
+                )
             except Permanent:
                 # left there by a life that was cut short, or by another writer; or no possible
                 # name beside what is there (a directory store cannot hold both 'p' and 'p/q')
                 if key == step.spare:
                     raise
                 continue
-            if step.sha256 not in (None, sha256):
-                raise Changed(f"{full} changed while it was read")
-            self._journal.add_sent(Sent(key, full, step.stat.text(), sha256, info.version))
+            self._note_sent(step, full, key, sha256, info)
             return key, sha256
         raise Conflict(f"{step.spare} cannot be written")
+
+    def _note_sent(self, step: Step, full: str, key: str, sha256: str, info: ObjectInfo) -> Sent:
+        sent = Sent(key, full, step.stat.text(), sha256, info.version)
+        if step.sha256 not in (None, sha256):
+            self._journal.drop_uploads_to(key)
+            raise Changed(f"{full} changed while it was read")
+        self._journal.add_sent(sent)
+        return sent
+
+    def _go_on(self, step: Step, full: str, plain_free: bool) -> tuple[str, str] | None:
+        """Finish what an earlier attempt began to send; None if there is no such thing any more.
+
+        Its object has the key of that attempt, and comes to this one as all do that were sent
+        earlier. A plain key that others may write by now is not touched.
+        """
+        begun = self._journal.find_upload(full, step.stat.text())
+        if begun is None or self._transfer.uploads is None:
+            return None
+        plain = begun.key == step.plain
+        if not (plain_free if plain else begun.key.startswith(self._layout.versions)):
+            self._transfer.uploads.abort(begun)
+            return None
+        with suppress(Permanent):
+            condition = IfAbsent() if plain else None
+            done = self._transfer.resume(step.source, begun, step.seen, condition)
+            if done:
+                sent = self._note_sent(step, full, begun.key, *done)
+                key = self._adopt(sent, step)
+                return (key, done[0]) if key else None
+        return None
 
 
 def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:

@@ -26,13 +26,14 @@ from syncd.probe import known_conditions, restrict
 from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
-from syncd.scan import scan
+from syncd.scan import is_as_seen, scan
 from syncd.snapshot import Snapshots
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
 from syncd.stores.resilient import Circuit, Resilient
 from syncd.transfer import Transfer
 from syncd.unproven import mark_begun
+from syncd.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ SNAPSHOTS = "snapshots"
 
 _SETTLE_JOURNAL = 5.0
 """Seconds between looks whether a journal that is in memory only can be on disk again."""
+
+_SWEEP_AGAIN, _SWEEP_WAITS = 24 * 3600.0, 3600.0
+"""Seconds between two looks for forgotten uploads, and how long one waits for checkpoints."""
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
@@ -162,6 +166,8 @@ class Engine:
         self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
         self.limit = RateLimit(settings.bwlimit, clock, abort)
         self.store: Resilient | None = None
+        self.uploads: Uploads | None = None
+        self._sweep_at = clock.monotonic()
         self.transfer: Transfer | None = None
         self.publisher: Publisher | None = None
 
@@ -175,8 +181,10 @@ class Engine:
         restrict(store, found)
         if not found.puts:
             log.warning("%s cannot refuse a second writer: use it with one machine", store.name)
-        transfer = Transfer(store, settings.concurrency, self.limit, self.health.sent, self._halt)
-        self.transfer = transfer
+        self.uploads = Uploads(store, self.journal, self.layout, self.clock)
+        transfer = self.transfer = Transfer(
+            store, settings.concurrency, self.limit, self.health.sent, self._halt, self.uploads
+        )
         publisher = Publisher(
             settings.checkpoint_dir,
             store,
@@ -231,7 +239,7 @@ class Engine:
             self.transfer.close()
         if self.store:
             self.store.close()
-        self.store = self.transfer = self.publisher = None
+        self.store = self.uploads = self.transfer = self.publisher = None
 
     def step(self, give_up: Callable[[], bool]) -> Look:
         """Look once, and commit what is complete until something newer may have come."""
@@ -248,7 +256,29 @@ class Engine:
         if committed:
             self.retain()
         self._tell_rivals()
+        self._mind_uploads(idle=not look.pending)
         return look
+
+    def _mind_uploads(self, idle: bool) -> None:
+        """Abort uploads that nobody will go on with; those of others, at the start and once a day.
+
+        Checkpoints go first: while some wait, a sweep waits too, for an hour at most.
+        """
+        if self.uploads is None or self.publisher is None:
+            return
+        left_out = self.pipeline.obsolete_files()
+        root, now = self.settings.checkpoint_dir, self.clock.monotonic()
+        self.uploads.tidy(lambda u: u.path not in left_out and is_as_seen(root / u.path, u.stat))
+        if now < self._sweep_at + (0.0 if idle else _SWEEP_WAITS):
+            return
+        self._sweep_at = now + _SWEEP_AGAIN
+        try:
+            swept = self.uploads.sweep(self.publisher.lives)
+        except StoreError as error:
+            log.info("forgotten uploads are looked for tomorrow: %s", error.message)
+            return
+        if swept:
+            log.info("aborted %d uploads that were begun and forgotten", swept)
 
     def _tell_rivals(self) -> None:
         """Where nobody can be fenced, say at least that another machine is at work."""
@@ -276,6 +306,8 @@ class Engine:
             shipped = self.logs.ship(self.transfer, give_up)
             patience = _SETTLES * self.settings.settle + 1.0
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
+            if self._ends() is None and not give_up():
+                self._mind_uploads(idle=True)
         except StoreError as error:
             look = self.pipeline.look()
             failed["the store"] = error.explain()
@@ -298,7 +330,8 @@ class Engine:
             if settings.keep_last_local is not None:
                 self._retain_local(settings.keep_last_local)
             if settings.keep_last is not None and self.store:
-                retention = Retention(self.store, self.layout, self.clock)
+                ours = {upload.id for upload in self.journal.uploads()}
+                retention = Retention(self.store, self.layout, self.clock, ours)
                 pruned = retention.prune(settings.keep_last, every=settings.keep_every)
                 self.journal.drop_commits(record.seq for record in pruned.commits)
         except (SyncdError, OSError) as error:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.database import Database
 from syncd.errors import Corrupt
 from syncd.records import UNREADABLE, CommitRecord, Layout, parse_record
+from syncd.uploadrows import SCHEMA, UploadRows
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS taken (checkpoint TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
 """
 
-_VERSION = "4"
+_VERSION = "5"
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Root:
     changed: int | None
 
 
-class Journal(Database):
+class Journal(UploadRows):
     """What is known of the store and of the files, safe against a kill at any moment."""
 
     def __init__(self, path: Path | None, store: str) -> None:
         """Open the journal at ``path`` (None: in memory) for the store of that name."""
-        super().__init__(path, store, _SCHEMA, _VERSION)
+        super().__init__(path, store, _SCHEMA + SCHEMA, _VERSION)
 
     # -- small facts
 
@@ -275,14 +275,10 @@ class Journal(Database):
 
     def add_sent(self, sent: Sent) -> None:
         """Remember an object that is whole in the store, though no commit names it yet."""
-        self._run(
-            "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
-            sent.key,
-            sent.path,
-            sent.stat,
-            sent.sha256,
-            sent.version,
-        )
+        row = (sent.key, sent.path, sent.stat, sent.sha256, sent.version)
+        with self.transaction():
+            self._run("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)", *row)
+            self.drop_uploads_to(sent.key)
 
     def find_sent(self, path: str, stat: str) -> Sent | None:
         """An object that holds this revision of a file already."""

@@ -30,7 +30,7 @@ from syncd.comeback import Comeback
 from syncd.config import Settings
 from syncd.control import Client
 from syncd.daemon import as_document
-from syncd.engine import Engine, open_journal, open_resilient
+from syncd.engine import JOURNAL, Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
 from syncd.health import Health
 from syncd.lock import AlreadyRunning, lock_state
@@ -40,6 +40,7 @@ from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.retention import Retention
 from syncd.transfer import Transfer
+from syncd.uploadrows import ids_in
 
 _OK, _NOT_SAFE, _NOT_INTACT, _NO_DAEMON = 0, 1, 3, 4
 _TICK = 0.1
@@ -284,7 +285,8 @@ def prune(settings: Settings, dry_run: bool, keep: int | None) -> int:
     clock, abort = SystemClock(), threading.Event()
     until = clock.monotonic() + 60.0
     store = open_resilient(settings, clock, abort, lambda: until)
-    retention = Retention(store, Layout(settings.cloud_prefix), clock)
+    ours = ids_in(settings.state_dir / JOURNAL)
+    retention = Retention(store, Layout(settings.cloud_prefix), clock, ours)
     pruned = retention.prune(keep or settings.keep_last, dry_run, every=settings.keep_every)
     verb = "would delete" if dry_run else "deleted"
     for record in pruned.commits:

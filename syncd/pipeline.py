@@ -73,7 +73,7 @@ class Pipeline:
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
         self._newest = Newest(keep_last, keep_every)
-        self._superseded: dict[str, str] = {}
+        self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots
         self._restless: set[str] = set()
         self._started = False
@@ -152,11 +152,18 @@ class Pipeline:
 
     def is_obsolete(self, unit: Unit) -> bool:
         """Whether a complete checkpoint was not sent, for newer ones that are committed by now."""
-        return self._superseded.get(unit.path) == unit.signature and self._newest.outlived(unit)
+        left_out = self._superseded.get(unit.path)
+        same = left_out is not None and left_out.signature == unit.signature
+        return same and self._newest.outlived(unit)
+
+    def obsolete_files(self) -> set[str]:
+        """Files, by their path under the root, of all checkpoints that are obsolete."""
+        gone = (unit for unit in self._superseded.values() if self.is_obsolete(unit))
+        return {unit.below(path) for unit in gone for path, _ in unit.files}
 
     def _coalesce(self, look: Look, gone: set[str]) -> None:
         """A checkpoint that was superseded while it waited is not sent only to be deleted."""
-        self._superseded = {u.path: u.signature for u, _ in look.pending if u.path in gone}
+        self._superseded = {u.path: u for u, _ in look.pending if u.path in gone}
         for unit, _ in look.pending if gone else ():
             if unit.path in gone:
                 words = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"

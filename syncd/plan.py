@@ -82,7 +82,7 @@ class Planner:
             sha256 = self._journal.digest(full, stat.text())
             there = sha256 is not None and self._journal.object_with(stat.size, sha256)
             if not there and not self._journal.find_sent(full, stat.text()):
-                left += stat.size
+                left += stat.size - self._journal.bytes_arrived(full, stat.text())
         return left
 
     def _step(self, unit: Unit, path: str, stat: Stat, seq: int, publication: str) -> Step:

@@ -352,6 +352,12 @@ class Layout:
         """
         return f"{self.versions}{seq:020d}-{_KEPT}{token}/{path}"
 
+    def writer_of(self, key: str) -> str:
+        """Id of the writer that a key under ``versions`` was made for; "" where none is named."""
+        if not key.startswith(self.versions):
+            return ""
+        return key.removeprefix(self.versions)[21:].partition("/")[0].partition(".")[0]
+
     def beside(self, seq: int) -> str:
         """Prefix of all that lies under the number of a commit."""
         return f"{self.versions}{seq:020d}"

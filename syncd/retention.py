@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from syncd.errors import Corrupt
 from syncd.numbering import STEP
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
-from syncd.stores.base import ObjectStore
+from syncd.stores.base import ObjectStore, PendingUpload
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,11 @@ UPLOAD_GRACE = 24 * 3600.0
 
 _STALE_VIEW = 300.0
 """Seconds after which what was seen of a store is too old to delete anything by it."""
+
+
+def is_forgotten(upload: PendingUpload, now: float) -> bool:
+    """Whether an upload is so old that no machine goes on with it any more."""
+    return upload.started < now - UPLOAD_GRACE
 
 
 def series(checkpoint: str) -> str:
@@ -95,8 +100,16 @@ class Pruned:
 class Retention:
     """Tidies one prefix of a store."""
 
-    def __init__(self, store: ObjectStore, layout: Layout, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: Layout,
+        clock: Clock,
+        ours: Collection[str] = (),
+    ) -> None:
+        """``ours`` are ids of uploads that somebody is going to finish."""
         self._store = store
+        self._ours = ours
         self._layout = layout
         self._clock = clock
         self._log = CommitLog(store, layout)
@@ -132,7 +145,7 @@ class Retention:
         uploads = [
             upload
             for upload in self._store.pending_uploads(f"{self._layout.prefix}/")
-            if upload.started < self._clock.now() - UPLOAD_GRACE
+            if upload.id not in self._ours and is_forgotten(upload, self._clock.now())
         ]
         if not dry_run and self._clock.now() - began > _STALE_VIEW:
             return self.prune(

@@ -60,6 +60,14 @@ class Stat(NamedTuple):
         return f"{self.size}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
 
 
+def is_as_seen(path: Path, seen: str) -> bool:
+    """Whether a file still has the stat of this ``text``; one that cannot be looked at may."""
+    try:
+        return Stat.of(path.lstat()).text() == seen
+    except OSError as error:
+        return error.errno not in _GONE
+
+
 class Scanner:
     """How the folders of one scan are read.
 

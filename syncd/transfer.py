@@ -11,16 +11,22 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
-from syncd.errors import Changed, GaveWay, Permanent
+from syncd.errors import Changed, Corrupt, GaveWay, NotFound, Permanent, Transient
 from syncd.pace import Pace, RateLimit
 from syncd.scan import Stat
-from syncd.stores.base import Buffer, Condition, ObjectInfo, ObjectStore
+from syncd.stores.base import Condition, ObjectInfo, ObjectStore
+from syncd.uploadrows import Begun
+from syncd.uploads import Flight, OtherBytes, Uploads
 
 MIB = 1024 * 1024
 SINGLE_PUT = 8 * MIB
 """Files up to this size go in one request."""
+
+_VANISHES = 3
+"""How often an upload may vanish in the store before that is called a failure."""
 
 
 class Transfer:
@@ -33,11 +39,14 @@ class Transfer:
         limit: RateLimit,
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
         halt: threading.Event | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         """``on_bytes(key, count)`` hears of every body that the store has taken.
 
         While ``halt`` is set, what is under way stops at its next part, with GaveWay; logs go on.
+        Without ``uploads`` each upload in parts begins anew.
         """
+        self.uploads = uploads
         self.store = store
         self.halt = halt or threading.Event()
         self._limit = limit
@@ -59,73 +68,127 @@ class Transfer:
         seen: Stat,
         condition: Condition = None,
         growing: bool = False,
+        name: tuple[str, str] = ("", ""),
     ) -> tuple[str, ObjectInfo]:
         """Send one file as it was when ``seen``; return its SHA-256 and the object.
 
         Changed if the file is another one by now; Conflict if the condition fails; the object
         is made whole or not at all. Of a ``growing`` file, a log, the bytes that were there when
-        it was seen are sent, and that more have come since is no fault.
+        it was seen are sent, and that more have come since is no fault. Under ``name``, a path
+        and a stat, an upload that could not be finished is found by ``resume``.
         """
+        halt = None if growing else self.halt
         with _open(path, seen, growing) as file:
             if seen.size <= SINGLE_PUT:
                 data = file.read_exactly(seen.size)
                 sha256 = hashlib.sha256(data).hexdigest()
                 file.check()
-                self._limit.take(len(data), None if growing else self.halt)
+                self._limit.take(len(data), halt)
                 with self.pace.sending(len(data)):
                     info = self.store.put(key, data, condition)
                 self._on_bytes(key, len(data))
                 return sha256, info
-            return self._send_parts(file, key, seen.size, condition, None if growing else self.halt)
+            for _ in range(_VANISHES):
+                file.rewind()
+                flight = self._begin(key, seen.size, name)
+                with suppress(NotFound):
+                    return self._send_parts(file, flight, seen.size, condition, halt)
+        raise Transient(
+            f"uploads of {key} vanish before they are finished",
+            hint="look for who aborts them: a rule of the bucket, or another machine",
+        )
+
+    def resume(
+        self, path: Path, begun: Begun, seen: Stat, condition: Condition
+    ) -> tuple[str, ObjectInfo] | None:
+        """Go on with an upload of an earlier attempt, as ``send`` does; None: it has to begin anew.
+
+        The file is read from its beginning: a part that arrived is left out only if what is
+        read is, up to its end, what was read when it was sent.
+        """
+        with _open(path, seen) as file:
+            flight = self.uploads.take_up(begun) if self.uploads else None
+            if flight:
+                with suppress(NotFound, OtherBytes):
+                    return self._send_parts(file, flight, seen.size, condition, self.halt)
+        return None
+
+    def _begin(self, key: str, size: int, name: tuple[str, str]) -> Flight:
+        part = self.part_size(size)
+        if self.uploads:
+            return self.uploads.begin(key, size, part, *name)
+        return Flight(self.store.start_upload(key, size), part)
 
     def _send_parts(
         self,
         file: _Reader,
-        key: str,
+        flight: Flight,
         size: int,
         condition: Condition,
         halt: threading.Event | None,
     ) -> tuple[str, ObjectInfo]:
-        digest = hashlib.sha256()
-        upload = self.store.start_upload(key, size)
         flying: list[Future[None]] = []
+        finishing = False
         try:
-            for number, data in enumerate(self._read_parts(file, size), start=1):
-                digest.update(data)
-                file.check()  # a revision that is gone is not worth another part
-                self._window.acquire()
-                job = self._parts.submit(self._send_part, upload.send, key, number, data, halt)
-                job.add_done_callback(lambda _job: self._window.release())
-                flying.append(job)
-                if not self.store.capabilities.parallel_parts:
-                    job.result()
-                elif any(done.done() and done.exception() for done in flying):
-                    break
-            for job in flying:
-                job.result()
-            file.check()
-            return digest.hexdigest(), upload.finish(condition)
-        except BaseException:
+            sha256 = self._send_missing(file, flight, size, halt, flying)
+            finishing = True
+            return sha256, flight.finish(condition)
+        except BaseException as error:
             for job in flying:
                 job.cancel()
             wait(flying)  # a part that is under way must not meet an upload that is gone
-            upload.abort()
+            # a part that was damaged on its way is sent again; an object is not mended
+            lost = isinstance(error, Changed | Permanent) or (
+                finishing and isinstance(error, Corrupt)
+            )
+            flight.abort() if lost else flight.leave()
             raise
+
+    def _send_missing(
+        self,
+        file: _Reader,
+        flight: Flight,
+        size: int,
+        halt: threading.Event | None,
+        flying: list[Future[None]],
+    ) -> str:
+        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``."""
+        digest = hashlib.sha256()
+        for number, data in enumerate(_read_parts(file, size, flight.part), start=1):
+            digest.update(data)
+            file.check()  # a revision that is gone is not worth another part
+            if halt and halt.is_set():
+                raise GaveWay(f"{flight.key} was stopped before part {number}")
+            so_far = digest.hexdigest()
+            if flight.holds(number, so_far, data):
+                continue
+            self._window.acquire()
+            job = self._parts.submit(self._send_part, flight, number, so_far, data, halt)
+            job.add_done_callback(lambda _job: self._window.release())
+            flying.append(job)
+            if not self.store.capabilities.parallel_parts:
+                job.result()
+            elif any(done.done() and done.exception() for done in flying):
+                break
+        for job in flying:
+            job.result()
+        file.check()
+        return digest.hexdigest()
 
     def _send_part(
         self,
-        send: Callable[[int, Buffer], None],
-        key: str,
+        flight: Flight,
         number: int,
+        so_far: str,
         data: bytes,
         halt: threading.Event | None,
     ) -> None:
         self._limit.take(len(data), halt)
         if halt and halt.is_set():
-            raise GaveWay(f"{key} was stopped before part {number}")
+            raise GaveWay(f"{flight.key} was stopped before part {number}")
         with self.pace.sending(len(data)):
-            send(number, data)
-        self._on_bytes(key, len(data))
+            flight.send(number, so_far, data)
+        self._on_bytes(flight.key, len(data))
 
     def part_size(self, size: int) -> int:
         """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""
@@ -136,12 +199,13 @@ class Transfer:
             raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")
         return part
 
-    def _read_parts(self, file: _Reader, size: int) -> Iterator[bytes]:
-        part, left = self.part_size(size), size
-        while left:
-            count = min(part, left)
-            yield file.read_exactly(count)
-            left -= count
+
+def _read_parts(file: _Reader, size: int, part: int) -> Iterator[bytes]:
+    left = size
+    while left:
+        count = min(part, left)
+        yield file.read_exactly(count)
+        left -= count
 
 
 def digest_file(path: Path, seen: Stat) -> str:
@@ -188,6 +252,10 @@ class _Reader:
             count -= len(chunk)
         self._give_back()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def rewind(self) -> None:
+        """Read from the beginning again."""
+        self._given_back = os.lseek(self._fd, 0, os.SEEK_SET)
 
     def _give_back(self) -> None:
         if hasattr(os, "posix_fadvise"):

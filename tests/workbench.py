@@ -22,6 +22,7 @@ from syncd.snapshot import Snapshots
 from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.transfer import Transfer
+from syncd.uploads import Uploads
 
 LAYOUT = Layout("eigen2")
 
@@ -88,7 +89,11 @@ class Machine:
         self.journal = Journal(self.disk / "journal.sqlite", "test")
         self.health = Health(clock)
         transfer = self.transfer = Transfer(
-            store, 2, RateLimit(None, clock, threading.Event()), self.health.sent
+            store,
+            2,
+            RateLimit(None, clock, threading.Event()),
+            self.health.sent,
+            uploads=Uploads(store, self.journal, LAYOUT, clock),
         )
         self.publisher = Publisher(
             self.root, store, self.journal, LAYOUT, transfer, clock, self.writer, self.home

@@ -126,7 +126,16 @@ class AzureStore:
 
     def start_upload(self, key: str, size: int) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
-        return AzureUpload(self, checked_key(key), size)
+        return AzureUpload(self, checked_key(key), size, secrets.token_hex(8))
+
+    def resume_upload(
+        self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
+    ) -> AzureUpload:
+        """See ObjectStore."""
+        del tags
+        upload = AzureUpload(self, checked_key(key), size, upload_id)
+        upload.take_up()
+        return upload
 
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -234,19 +243,42 @@ class AzureStore:
 class AzureUpload:
     """Blocks that become a blob when their list is committed."""
 
-    def __init__(self, store: AzureStore, key: str, size: int) -> None:
+    def __init__(self, store: AzureStore, key: str, size: int, upload_id: str) -> None:
         self.key = key
         # ids of blocks must all have one length, and be told from those of another upload
-        self.id = secrets.token_hex(8)
+        self.id = upload_id
         self._store = store
         self._size = size
         self._blob = store.blob(key)
         self._lengths: dict[int, int] = {}
+        self._there: dict[str, int] = {}
+        self._made: ObjectInfo | None = None
+
+    def take_up(self) -> None:
+        """Learn which blocks are there; NotFound if there are none, nor a blob made of them."""
+        committed, waiting = self._store.ask(
+            f"listing the blocks of {self.key}", lambda: self._blob.get_block_list("all")
+        )
+        self._there = {str(block.id): block.size for block in waiting}
+        if any(name.startswith(self.id) for name in self._there):
+            return
+        self._there = {str(block.id): block.size for block in committed}
+        ours = all(name.startswith(self.id) for name in self._there)
+        if not ours or sum(self._there.values()) != self._size:
+            raise NotFound(f"the blocks of {self.key} are gone")
+        self._made = self._store.head(self.key)
 
     def _block(self, number: int) -> str:
         return f"{self.id}-{number:06}"
 
-    def send(self, number: int, data: Buffer) -> None:
+    def holds(self, number: int, data: Buffer) -> bool:
+        """See Upload. The server has verified the MD5 of each block when it came."""
+        if self._there.get(self._block(number)) != len(data):
+            return False
+        self._lengths[number] = len(data)
+        return True
+
+    def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
         body = data if isinstance(data, bytes) else bytes(data)
         self._store.ask(
@@ -256,12 +288,15 @@ class AzureUpload:
             ),
         )
         self._lengths[number] = len(body)
+        return ""
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
         total = sum(self._lengths.values())
         if total != self._size:
             raise Permanent(f"{self.key}: {total} bytes were sent instead of {self._size}")
+        if self._made:
+            return self._made
         blocks = [BlobBlock(self._block(number)) for number in sorted(self._lengths)]
         answer = self._store.ask(
             f"finishing {self.key}",
@@ -271,6 +306,9 @@ class AzureUpload:
 
     def abort(self) -> None:
         """See Upload. Blocks that are never committed vanish within a week."""
+
+    def leave(self) -> None:
+        """See Upload: nothing is held here."""
 
 
 def conditions(condition: Condition) -> dict[str, Any]:

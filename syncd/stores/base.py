@@ -9,7 +9,7 @@ All methods may be called from several threads at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,7 @@ class Capabilities:
     compare_and_swap  ``put`` and ``Upload.finish`` honour IfVersion
     conditional_copy  ``copy`` honours IfAbsent on its target
     parallel_parts    the parts of one Upload may be sent in any order, from several threads
+    resumable         ``resume_upload`` takes up what another process has begun
     min_part_size     smallest part but the last, in bytes
     max_part_size     largest part, in bytes
     max_parts         most parts of one upload
@@ -40,6 +41,7 @@ class Capabilities:
     compare_and_swap: bool = True
     conditional_copy: bool = False
     parallel_parts: bool = True
+    resumable: bool = True
     min_part_size: int = 5 * 1024 * 1024
     max_part_size: int = 5 * 1024 * 1024 * 1024
     max_parts: int = 10_000
@@ -93,11 +95,21 @@ class Upload(Protocol):
 
     key: str
     id: str
+    """With the key, all that another process needs to take it up. It may be a secret."""
 
-    def send(self, number: int, data: Buffer) -> None:
+    def send(self, number: int, data: Buffer) -> str:
         """Send part ``number`` (from 1). A part sent again replaces the first.
 
-        Where ``parallel_parts`` is False, numbers must come in order, one at a time.
+        Returns what the store calls it, "" where it does not say. Where ``parallel_parts`` is
+        False, numbers must come in order, one at a time.
+        """
+        ...
+
+    def holds(self, number: int, data: Buffer) -> bool:
+        """Whether the store has this part of an upload that was resumed, and it need not be sent.
+
+        Asked in the order of the numbers, about parts of which the caller knows that these very
+        bytes were sent. The store's own account of what it has (length, tag, checksum) must agree.
         """
         ...
 
@@ -107,6 +119,10 @@ class Upload(Protocol):
 
     def abort(self) -> None:
         """Throw the parts away; never raises for an upload that is gone already."""
+        ...
+
+    def leave(self) -> None:
+        """Let go of it here, and leave the parts where they are, to be resumed."""
         ...
 
 
@@ -137,6 +153,14 @@ class ObjectStore(Protocol):
 
     def start_upload(self, key: str, size: int) -> Upload:
         """Start an upload of ``size`` bytes in parts."""
+        ...
+
+    def resume_upload(self, key: str, upload_id: str, size: int, tags: Mapping[int, str]) -> Upload:
+        """Take up an upload that another process has begun; NotFound if it is gone.
+
+        ``tags`` are what ``send`` has returned for the parts that arrived. Where the upload was
+        finished and nobody heard of it, ``finish`` returns the object that it has made.
+        """
         ...
 
     def read(

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -149,6 +149,8 @@ class DirectoryStore:
         try:
             target.hardlink_to(aside)
         except FileExistsError:
+            if target.samefile(aside):
+                return  # a killed process had come to here
             raise Conflict(f"{key} exists already") from None
         except OSError as error:
             if error.errno not in _NO_LINKS:
@@ -170,7 +172,18 @@ class DirectoryStore:
         """See ObjectStore."""
         target, aside = self._path(key), self._aside()
         try:
-            return DirectoryUpload(self.settle, key, aside, target, size)
+            return DirectoryUpload(self.settle, key, aside, target, size, fresh=True)
+        except OSError as error:
+            raise translate(error, key) from error
+
+    def resume_upload(
+        self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
+    ) -> DirectoryUpload:
+        """See ObjectStore."""
+        del tags
+        aside = self._root / _ASIDE / Path(upload_id).name
+        try:
+            return DirectoryUpload(self.settle, key, aside, self._path(key), size, fresh=False)
         except OSError as error:
             raise translate(error, key) from error
 

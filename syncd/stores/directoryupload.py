@@ -40,37 +40,60 @@ def translate(error: OSError, key: str) -> StoreError:
 class DirectoryUpload:
     """A large file, written in any order."""
 
-    def __init__(self, settle: Settle, key: str, aside: Path, target: Path, size: int) -> None:
-        """``settle`` gives the whole file its name; the size of all parts is checked before."""
+    def __init__(
+        self, settle: Settle, key: str, aside: Path, target: Path, size: int, fresh: bool
+    ) -> None:
+        """``settle`` gives the whole file its name; the size of all parts is checked before.
+
+        One that is not ``fresh`` was begun by another process: OSError if it is gone.
+        """
         self.key = key
         self.id = aside.name
         self._settle = settle
         self._aside = aside
         self._target = target
-        self._fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        how = os.O_CREAT | os.O_EXCL if fresh else os.O_NOFOLLOW
+        self._fd = os.open(aside, os.O_RDWR | os.O_CLOEXEC | how, 0o644)
+        self._named = not fresh and os.fstat(self._fd).st_nlink > 1
         self._size = size
         self._part = 0
         self._lengths: dict[int, int] = {}
         self._early: dict[int, bytes] = {}
         self._lock = threading.Lock()
 
-    def send(self, number: int, data: Buffer) -> None:
+    def holds(self, number: int, data: Buffer) -> bool:
+        """See Upload. The bytes are read: a power cut may have taken some that were written."""
+        if number == 1:
+            self._part = len(data)
+        try:
+            there = os.pread(self._fd, len(data), (number - 1) * self._part)
+        except OSError as error:
+            raise translate(error, self.key) from error
+        if there != data or not self._part:
+            return False
+        self._lengths[number] = len(data)
+        return True
+
+    def send(self, number: int, data: Buffer) -> str:
         """See Upload. All parts but the last have the length of the first one."""
         with self._lock:
             if number == 1:
                 self._part = len(data)
             elif not self._part:
                 self._early[number] = bytes(data)  # its place is known once part 1 is
-                return
+                return ""
             ready = {number: data, **(self._early if number == 1 else {})}
             if number == 1:
                 self._early = {}
         for place, content in ready.items():
             self._write(place, content)
+        return ""
 
     def _write(self, number: int, data: Buffer) -> None:
         if self._fd < 0:
             raise Permanent(f"{self.key}: the upload was given up")
+        if self._named:
+            raise NotFound(f"{self.key}: what was written is an object already")
         view, offset = memoryview(data), (number - 1) * self._part
         try:
             while view:
@@ -96,9 +119,13 @@ class DirectoryUpload:
         """See Upload."""
         self._close()
 
-    def _close(self) -> None:
+    def leave(self) -> None:
+        """See Upload."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
         self._fd = -1
+
+    def _close(self) -> None:
+        self.leave()
         with contextlib.suppress(OSError):
             self._aside.unlink(missing_ok=True)

@@ -174,6 +174,16 @@ class GCSStore:
             raise Transient(f"{what}: it was replaced at this moment") from error
         return GCSUpload(self, key, str(url), size, generation)
 
+    def resume_upload(
+        self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
+    ) -> GCSUpload:
+        """See ObjectStore."""
+        del tags
+        generation, _, url = upload_id.partition(" ")
+        upload = GCSUpload(self, key, url, size, generation)
+        upload.take_up()
+        return upload
+
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore."""
         return _info(gcsappend.compose(self, checked_key(key), base, tail, aside))
@@ -271,8 +281,8 @@ class GCSStore:
         return iter(())
 
     def discard_upload(self, upload: PendingUpload) -> None:
-        """See ObjectStore: a session's address is its id."""
-        GCSUpload(self, upload.key, upload.id, 0, "0").abort()
+        """See ObjectStore: a session's address is the end of its id."""
+        GCSUpload(self, upload.key, upload.id.rpartition(" ")[2], 0, "0").discard()
 
     def close(self) -> None:
         """See ObjectStore."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from syncd.errors import Conflict, Corrupt, Permanent, StoreError, Transient
+from syncd.errors import Conflict, Corrupt, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ def base64_crc32c(value: int) -> str:
 
 
 class GCSUpload:
-    """One session. Its last chunk makes the object, and is kept back until ``finish``."""
+    """One session. Its last chunk makes the object, and is kept back until ``finish``.
+
+    Its ``id``, the generation it is bound to and its address, lets anybody write to it: a secret.
+    """
 
     def __init__(self, store: GCSStore, key: str, url: str, size: int, generation: str) -> None:
         self.key = key
-        self.id = url
+        self.id = f"{generation} {url}"
+        self._url = url
         self._store = store
         self._size = size
         self._generation = generation
@@ -37,9 +41,33 @@ class GCSUpload:
         self._stored = 0  # bytes that the server is known to have
         self._uncertain = False  # whether an answer was lost, and the server must be asked
         self._crc32c = 0
+        self._made: dict[str, Any] | None = None
 
-    def send(self, number: int, data: Buffer) -> None:
-        """See Upload. Of the newest part, sent again, only what is missing travels."""
+    def take_up(self) -> None:
+        """Ask how far it got; NotFound if it is gone, or its object has been replaced."""
+        made = self._note(self._request({"Content-Range": f"bytes */{self._size}"}))
+        if made is None:
+            return
+        if self._store.head(self.key).version != str(made["generation"]):
+            raise NotFound(f"what was made of {self.key} is gone")
+        self._made, self._stored = made, self._size
+
+    def holds(self, number: int, data: Buffer) -> bool:
+        """See Upload. That the server has the same bytes, its checksum of the whole proves."""
+        if self._stored < self._offset + len(self._part) + len(data):
+            return False
+        self._follow(number, data)
+        return True
+
+    def send(self, number: int, data: Buffer) -> str:
+        """See Upload. Of a part that the server has half of, only what is missing travels."""
+        self._follow(number, data)
+        if self._offset + len(self._part) < self._size:
+            self._push()
+        return ""
+
+    def _follow(self, number: int, data: Buffer) -> None:
+        """Take the part that comes next, or the newest one again."""
         if number not in (self._number, self._number + 1):
             raise Permanent(f"{self.key}: part {number} does not follow part {self._number}")
         if number == self._number + 1:
@@ -47,11 +75,8 @@ class GCSUpload:
             self._crc32c = google_crc32c.extend(self._crc32c, self._part)
             self._number = number
         self._part = bytes(data)
-        end = self._offset + len(self._part)
-        if end > self._size:
+        if self._offset + len(self._part) > self._size:
             raise Permanent(f"{self.key}: the parts are more than {self._size} bytes")
-        if end < self._size:
-            self._push()
 
     def _push(self) -> dict[str, Any] | None:
         """Send what the server lacks of the newest part; the object, once there is one."""
@@ -78,7 +103,7 @@ class GCSUpload:
         answer = self._store.send(
             f"sending part {self._number} of {self.key}",
             "PUT",
-            self.id,
+            self._url,
             data=body,
             headers=headers,
             allow_redirects=False,  # 308 says "go on" here
@@ -103,7 +128,7 @@ class GCSUpload:
             raise Conflict(f"{self.key}: the condition does not hold")
         if self._offset + len(self._part) != self._size:
             raise Permanent(f"{self.key}: parts are missing")
-        made = self._push()
+        made = self._made or self._push()
         if made is None:
             raise Transient(f"{self.key}: the server has all parts and makes no object of them")
         crc32c = base64_crc32c(google_crc32c.extend(self._crc32c, self._part))
@@ -114,5 +139,13 @@ class GCSUpload:
 
     def abort(self) -> None:
         """See Upload."""
-        with contextlib.suppress(StoreError):  # the answer to it is 499, or 410 if it was gone
-            self._store.send(f"aborting {self.key}", "DELETE", self.id, data=b"")
+        with contextlib.suppress(StoreError):
+            self.discard()
+
+    def leave(self) -> None:
+        """See Upload: nothing is held here."""
+
+    def discard(self) -> None:
+        """End the session."""
+        with contextlib.suppress(Permanent):  # the answer to it is 499, or 410 if it was gone
+            self._store.send(f"aborting {self.key}", "DELETE", self._url, data=b"")

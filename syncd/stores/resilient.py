@@ -7,8 +7,9 @@ the outcome, so that an outage costs a probe now and then and no stampede.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -136,8 +137,29 @@ class Resilient:
         return None
 
     def start_upload(self, key: str, size: int) -> Upload:
-        """See ObjectStore; the upload's requests are retried like all others."""
-        return _ResilientUpload(self.attempt(lambda: self._store.start_upload(key, size)), self)
+        """See ObjectStore; the upload's requests are retried like all others.
+
+        Where the first try may have begun one as well, of which nobody has heard, it is aborted.
+        """
+        tried = 0
+
+        def one() -> Upload:
+            nonlocal tried
+            tried += 1
+            return self._store.start_upload(key, size)
+
+        upload = self.attempt(one)
+        if tried > 1:
+            with contextlib.suppress(StoreError):
+                for other in self._store.pending_uploads(key):
+                    if other.key == key and other.id != upload.id:
+                        self._store.discard_upload(other)
+        return _ResilientUpload(upload, self)
+
+    def resume_upload(self, key: str, upload_id: str, size: int, tags: Mapping[int, str]) -> Upload:
+        """See ObjectStore."""
+        upload = self.attempt(lambda: self._store.resume_upload(key, upload_id, size, tags))
+        return _ResilientUpload(upload, self)
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
@@ -285,14 +307,22 @@ class _ResilientUpload:
         self.key = upload.key
         self.id = upload.id
 
-    def send(self, number: int, data: Buffer) -> None:
+    def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
-        self._store.attempt(lambda: self._upload.send(number, data))
+        return self._store.attempt(lambda: self._upload.send(number, data))
+
+    def holds(self, number: int, data: Buffer) -> bool:
+        """See Upload."""
+        return self._store.attempt(lambda: self._upload.holds(number, data))
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
         return self._store.attempt(lambda: self._upload.finish(condition))
 
     def abort(self) -> None:
-        """See Upload. Tried once: what it leaves is found by pruning."""
+        """See Upload. Tried once: what it leaves is aborted later (``uploads``)."""
         self._upload.abort()
+
+    def leave(self) -> None:
+        """See Upload."""
+        self._upload.leave()

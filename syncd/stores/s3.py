@@ -230,6 +230,14 @@ class S3Store:
         answer = self.ask("create_multipart_upload", key)
         return S3Upload(self, key, answer["UploadId"], size)
 
+    def resume_upload(
+        self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
+    ) -> S3Upload:
+        """See ObjectStore."""
+        upload = S3Upload(self, key, upload_id, size)
+        upload.take_up(tags)
+        return upload
+
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore."""
         del aside
@@ -282,11 +290,12 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
-        for page in self._pages("list_objects_v2", Prefix=prefix):
+        for page in self.pages("list_objects_v2", Prefix=prefix):
             for item in page.get("Contents", ()):
                 yield _info(item["Key"], item["Size"], item["ETag"], item["LastModified"])
 
-    def _pages(self, operation: str, **parameters: Any) -> Iterator[Any]:
+    def pages(self, operation: str, **parameters: Any) -> Iterator[Any]:
+        """Every page of a listing."""
         paginator = self._client.get_paginator(operation)
         try:
             for page in paginator.paginate(Bucket=self.bucket, **parameters):
@@ -357,7 +366,7 @@ class S3Store:
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore."""
-        for page in self._pages("list_multipart_uploads", Prefix=prefix):
+        for page in self.pages("list_multipart_uploads", Prefix=prefix):
             for item in page.get("Uploads", ()):
                 started = item["Initiated"].timestamp()
                 yield PendingUpload(item["Key"], item["UploadId"], started)

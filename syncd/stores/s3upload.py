@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from syncd.errors import Conflict, Corrupt, NotFound, StoreError, Transient
+from syncd.errors import (
+    Conflict,
+    Corrupt,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    StoreError,
+    Transient,
+)
 from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
 from syncd.stores.s3errors import code_of
 
@@ -24,11 +34,41 @@ class S3Upload:
         self._store = store
         self._size = size
         self._parts: dict[int, dict[str, Any]] = {}
+        self._there: dict[int, Mapping[str, Any]] = {}
+        self._made: ObjectInfo | None = None
 
-    def send(self, number: int, data: Buffer) -> None:
+    def take_up(self, tags: Mapping[int, str]) -> None:
+        """Learn which parts are there; NotFound if this upload is gone, and has made no object."""
+        try:
+            for page in self._store.pages("list_parts", Key=self.key, UploadId=self.id):
+                self._there.update({part["PartNumber"]: part for part in page.get("Parts", ())})
+        except (Permanent, NeedsOperator) as gone:
+            # there are stores, and rights, that do not let parts be listed
+            if isinstance(gone, NeedsOperator) and code_of(gone.__cause__) != "AccessDenied":
+                raise
+            self._parts = {number: {"PartNumber": number, "ETag": tags[number]} for number in tags}
+            made = self._store.head(self.key)
+            if (made.version, made.size) != (self._etag(), self._size):
+                raise NotFound(f"the upload of {self.key} is gone") from gone
+            self._made = made
+        self._there = {n: part for n, part in self._there.items() if _tag(part) == tags.get(n)}
+
+    def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
         answer = self._store.send_part(self.key, data, UploadId=self.id, PartNumber=number)
         self._remember(number, answer)
+        return _tag(answer)
+
+    def holds(self, number: int, data: Buffer) -> bool:
+        """See Upload. The tag is the one that the store has given to the part when it came."""
+        if self._made:
+            return number in self._parts
+        part = self._there.get(number, {})
+        crc32 = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        if part.get("Size") != len(data) or part.get("ChecksumCRC32", crc32) != crc32:
+            return False
+        self._remember(number, part)
+        return True
 
     def copy_part(self, number: int, source: ObjectInfo, start: int, end: int) -> None:
         """Take a range of an object as a part."""
@@ -49,6 +89,8 @@ class S3Upload:
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
+        if self._made:
+            return self._made
         parts = [self._parts[number] for number in sorted(self._parts)]
         try:
             answer = self._store.ask(
@@ -75,8 +117,8 @@ class S3Upload:
 
     def _etag(self) -> str:
         """The ETag of the whole, as S3 makes it from those of the parts."""
-        etags = [version_of(self._parts[number]["ETag"]) for number in sorted(self._parts)]
-        if any(len(etag) != 32 for etag in etags):
+        etags = [_tag(self._parts[number]) for number in sorted(self._parts)]
+        if not etags or any(len(etag) != 32 for etag in etags):
             return ""
         whole = hashlib.md5(bytes.fromhex("".join(etags)), usedforsecurity=False)
         return f"{whole.hexdigest()}-{len(etags)}"
@@ -86,6 +128,9 @@ class S3Upload:
         with contextlib.suppress(StoreError):
             self.discard()
 
+    def leave(self) -> None:
+        """See Upload: nothing is held here."""
+
     def discard(self) -> None:
         """Abort until no part is left: one that was still being sent can outlive the first."""
         with contextlib.suppress(NotFound):
@@ -93,6 +138,12 @@ class S3Upload:
                 self._store.ask("abort_multipart_upload", self.key, UploadId=self.id)
                 if not self._store.ask("list_parts", self.key, UploadId=self.id).get("Parts"):
                     return
+            raise Transient(f"parts of {self.key} still arrive after its upload was aborted")
+
+
+def _tag(part: Mapping[str, Any]) -> str:
+    """What S3 calls a part: by its ETag it is asked for in the end."""
+    return version_of(part["ETag"])
 
 
 def conditions(condition: Condition) -> dict[str, str]:

@@ -48,6 +48,7 @@ from syncd.retention import Retention
 from syncd.scan import scan
 from syncd.stores.base import ObjectInfo
 from syncd.transfer import Transfer
+from syncd.uploads import Uploads
 from tests.faults.simstore import SimStore
 from tests.workbench import LAYOUT, Died
 
@@ -151,7 +152,7 @@ class Gate:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             what = f"{name} {' '.join(str(arg) for arg in args if isinstance(arg, str))}"
-            if name == "start_upload":
+            if name in ("start_upload", "resume_upload"):
                 upload = self._actor.request(what, False, lambda: method(*args, **kwargs))
                 return GatedUpload(self._actor, upload)
             if name == "delete":
@@ -180,6 +181,8 @@ class GatedUpload:
         self.key = upload.key
         self.id = upload.id
         self.send = upload.send
+        self.holds = upload.holds
+        self.leave = upload.leave
         self.abort = upload.abort
 
     def finish(self, condition: Any = None) -> ObjectInfo:
@@ -346,7 +349,9 @@ class Daemon(Actor):
     def connect(self) -> Publisher:
         store: Any = Gate(self)
         clock = SystemClock()
-        transfer = Transfer(store, 1, RateLimit(None, clock, threading.Event()))
+        uploads = Uploads(store, self.journal, LAYOUT, clock)
+        limit = RateLimit(None, clock, threading.Event())
+        transfer = Transfer(store, 1, limit, uploads=uploads)
         transfer.files.shutdown(wait=False)
         transfer._parts.shutdown(wait=False)
         transfer.files = transfer._parts = Inline()  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from syncd.errors import Conflict, NotFound
@@ -31,6 +31,9 @@ class Object:
     sha256: str
 
 
+_NONE = Object(b"", "", "")
+
+
 class SimStore:
     """Objects in a dictionary. Each change is told to ``watch`` once it has taken effect."""
 
@@ -44,6 +47,8 @@ class SimStore:
             min_part_size=1,
         )
         self.objects: dict[str, Object] = {}
+        self.uploads: dict[str, SimUpload] = {}
+        self.made: dict[str, str] = {}
         self.watch: Callable[[str], None] = lambda _key: None
         self._numbers = itertools.count(1)
 
@@ -84,7 +89,19 @@ class SimStore:
                 self.watch(key)
 
     def start_upload(self, key: str, size: int) -> SimUpload:
-        return SimUpload(self, key, f"u{next(self._numbers)}")
+        upload = SimUpload(self, key, f"u{next(self._numbers)}")
+        self.uploads[upload.id] = upload
+        return upload
+
+    def resume_upload(
+        self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
+    ) -> SimUpload:
+        if upload_id in self.uploads:
+            return self.uploads[upload_id]
+        version = self.made.get(upload_id, "")
+        if not version or key not in self.objects or self.objects[key].version != version:
+            raise NotFound(f"there is no upload {upload_id}")
+        return SimUpload(self, key, upload_id, self.head(key))
 
     def _get(self, key: str) -> Object:
         if key not in self.objects:
@@ -107,10 +124,10 @@ class SimStore:
         return iter([self._info(key) for key in self.objects if key.startswith(prefix)])
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
-        return iter(())
+        return iter([PendingUpload(u.key, u.id, time.time()) for u in self.uploads.values()])
 
     def discard_upload(self, upload: PendingUpload) -> None:
-        pass
+        self.uploads.pop(upload.id, None)
 
     def close(self) -> None:
         pass
@@ -119,18 +136,42 @@ class SimStore:
 class SimUpload:
     """Parts, invisible until they are finished."""
 
-    def __init__(self, store: SimStore, key: str, number: str) -> None:
+    def __init__(
+        self, store: SimStore, key: str, number: str, made: ObjectInfo | None = None
+    ) -> None:
         self._store = store
         self._parts: dict[int, bytes] = {}
+        self._made = made
         self.key = key
         self.id = number
 
-    def send(self, number: int, data: Buffer) -> None:
+    def send(self, number: int, data: Buffer) -> str:
+        self._there()
         self._parts[number] = bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def holds(self, number: int, data: Buffer) -> bool:
+        return bool(self._made) or self._parts.get(number) == data
+
+    def _there(self) -> None:
+        if self.id not in self._store.uploads:
+            raise NotFound(f"there is no upload {self.id}")
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
+        if self._made:
+            return self._made
+        version = self._store.made.get(self.id)
+        if version and version == self._store.objects.get(self.key, _NONE).version:
+            return self._store.head(self.key)
+        self._there()
         data = b"".join(self._parts[number] for number in sorted(self._parts))
-        return self._store.put(self.key, data, condition)
+        info = self._store.put(self.key, data, condition)
+        del self._store.uploads[self.id]
+        self._store.made[self.id] = info.version
+        return info
 
     def abort(self) -> None:
-        self._parts.clear()
+        self._store.uploads.pop(self.id, None)
+
+    def leave(self) -> None:
+        pass

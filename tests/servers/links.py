@@ -16,6 +16,7 @@ import random
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 _PIECE = 16384
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -38,12 +39,14 @@ def run(
     rate: float | None,
     storm: int | None = None,
     odds: float = 0.06,
+    upward: Any = None,
 ) -> None:
     """Pass everything on to ``target``, ``rate`` bytes per second upwards.
 
-    ``storm`` is a seed; each request then meets a fault with these odds.
+    ``storm`` is a seed; each request then meets a fault with these odds. ``upward``, a
+    multiprocessing.Value, counts the bytes that have come from clients.
     """
-    link = Link(target, rate, None if storm is None else random.Random(storm), odds)
+    link = Link(target, rate, None if storm is None else random.Random(storm), odds, upward)
     asyncio.run(link.serve(line))
 
 
@@ -65,6 +68,7 @@ class Link:
     rate: float | None = None
     rng: random.Random | None = None
     odds: float = 0.06
+    upward: Any = None
     _free_at: float = 0.0
     _dark_until: float = 0.0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -87,6 +91,8 @@ class Link:
         down.add_done_callback(self._tasks.discard)
         try:
             while data := await reader.read(_PIECE):
+                if self.upward is not None:
+                    self.upward.value += len(data)
                 if request.answered:
                     self._draw(request)
                 if not await self._meet(request, data, writer, out):

@@ -165,8 +165,10 @@ def test_checkpoint_that_changes_while_it_is_sent_is_not_committed(
     write_set(machine, OLD)
     send = machine.publisher._transfer.send
 
-    def change_and_send(path: Path, key: str, seen: Stat, condition: Condition) -> object:
-        result = send(path, key, seen, condition)
+    def change_and_send(
+        path: Path, key: str, seen: Stat, condition: Condition, name: tuple[str, str]
+    ) -> object:
+        result = send(path, key, seen, condition, name=name)
         machine.write("run/model/b.bin", b"changed in the middle")
         return result
 
@@ -185,10 +187,12 @@ def test_checkpoint_that_fails_by_itself_holds_up_no_other(
     machine.write("good.bin", b"good")
     send = machine.publisher._transfer.send
 
-    def damage(path: Path, key: str, seen: Stat, condition: Condition) -> object:
+    def damage(
+        path: Path, key: str, seen: Stat, condition: Condition, name: tuple[str, str]
+    ) -> object:
         if path.name == "bad.bin":
             raise Corrupt("the content changed on its way")
-        return send(path, key, seen, condition)
+        return send(path, key, seen, condition, name=name)
 
     monkeypatch.setattr(machine.publisher._transfer, "send", damage)
     assert [record.checkpoint for record in machine.commit_all()] == ["good.bin"]
