@@ -59,11 +59,14 @@ class Machine:
             (aside / name).write_bytes(data)
         aside.rename(target)
 
-    def start(self) -> None:
-        """Start the daemon; its words go to ``daemon.log``."""
+    def start(self, *through: str) -> None:
+        """Start the daemon; its words go to ``daemon.log``.
+
+        ``through`` is a command that becomes it, such as ``unshare -m``.
+        """
         with (self.disk / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "syncd"],
+                [*through, sys.executable, "-m", "syncd"],
                 cwd=self.disk,
                 env=self.environ,
                 stdout=log,
