@@ -5,7 +5,8 @@
         learners/learner-00.safetensors ... parameters, targets, optimiser moments of each learner
         best.safetensors                    the actor that was worth most on validation so far
         replay.safetensors                  everybody's experience
-        state.json                          written last: settings, histories, files with SHA-256
+        state.json                          written last: settings, histories, files with SHA-256,
+                                            and the SHA-256 of all this as `seal`
 
 Until its rename a checkpoint is `.tmp-gen-000010-<pid>`, a name that means "not yet". Tensors are
 safetensors: a checkpoint that comes out of a bucket cannot run code.
@@ -21,18 +22,23 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from trainer.state import Files, digest
 
-FORMAT = 2
+FORMAT = 3
 STATE_FILE = "state.json"
+NEEDED = frozenset({
+    "run", "generation", "champion", "best", "updates", "data_hash", "history", "settings", "files",
+    "state_digest", "saved_at",
+})  # fmt: skip
 _NAME = re.compile(r"gen-(\d{6,})")
 
 
@@ -77,7 +83,9 @@ def name_of(generation: int) -> str:
 def write(root: Path, snapshot: Snapshot) -> Saved:
     """Write a checkpoint; raises OSError having removed what it had begun."""
     run_dir = root / snapshot.run
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if not run_dir.is_dir():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _fsync(root)
     final = run_dir / name_of(snapshot.generation)
     aside = run_dir / f".tmp-{final.name}-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
@@ -138,29 +146,37 @@ def newest(root: Path, run: str | None) -> tuple[Loaded | None, list[str]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint's state.json; Damaged when it is absent, broken or of an unknown format."""
+    """A checkpoint's state.json; Damaged when it is absent, altered or of an unknown format."""
     try:
         state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise Damaged(f"{STATE_FILE} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Damaged(f"{STATE_FILE} is not whole JSON") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise Damaged(f"{STATE_FILE} is no checkpoint's")
     if state["format"] != FORMAT:
         raise Damaged(f"its format is {state['format']}, and this trainer reads {FORMAT}")
-    missing = {"run", "generation", "settings", "files", "state_digest", "saved_at"} - set(state)
-    if missing:
+    if state.get("seal") != seal(state):
+        raise Damaged(f"{STATE_FILE} has another SHA-256 than its seal says")
+    if missing := NEEDED - set(state):
         raise Damaged(f"{STATE_FILE} lacks {', '.join(sorted(missing))}")
+    files = state["files"]
+    if not isinstance(files, dict) or not all(isinstance(file, dict) for file in files.values()):
+        raise Damaged(f"{STATE_FILE} names no files")
     return state
+
+
+def seal(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state.json but for its seal: a flipped digit in a history is damage as well."""
+    document = {name: value for name, value in state.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> Loaded:
     """Read a checkpoint and prove every file by size and SHA-256; Damaged says what is wrong."""
     state = read_state(path)
     files: Files = {}
-    if "replay.safetensors" not in state["files"]:
-        raise Damaged(f"{STATE_FILE} names no replay.safetensors")
     for name, expected in state["files"].items():
         if name.startswith("/") or ".." in Path(name).parts:
             raise Damaged(f"{STATE_FILE} names a file outside the checkpoint: {name!r}")
@@ -168,11 +184,14 @@ def read(path: Path) -> Loaded:
             content = (path / name).read_bytes()
         except OSError as error:
             raise Damaged(f"{name} cannot be read: {error.strerror}") from None
-        if len(content) != expected["size"]:
+        if len(content) != expected.get("size"):
             raise Damaged(f"{name} has {len(content)} bytes, not {expected['size']}")
-        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        if hashlib.sha256(content).hexdigest() != expected.get("sha256"):
             raise Damaged(f"{name} has another SHA-256 than {STATE_FILE} says")
-        files[name] = load_tensors(content)
+        try:
+            files[name] = load_tensors(content)
+        except SafetensorError as error:
+            raise Damaged(f"{name} holds no tensors: {error}") from None
     return Loaded(path, state, files)
 
 
@@ -195,6 +214,7 @@ def _write_files(aside: Path, snapshot: Snapshot) -> dict[str, Any]:
         "files": listing,
         "state_digest": digest(snapshot.files, snapshot.record, snapshot.identity),
     }
+    state["seal"] = seal(state)
     target = aside / STATE_FILE
     with target.open("w", encoding="utf-8") as handle:
         json.dump(state, handle, indent=1)

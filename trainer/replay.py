@@ -59,6 +59,15 @@ class Replay:
         filled = {name: column[: self.size].clone() for name, column in self.columns.items()}
         return {**filled, "position": torch.tensor(self.position)}
 
+    def holds(self, tensors: dict[str, torch.Tensor]) -> bool:
+        """Whether this ring can take over what another's `tensors` gave."""
+        rows = {len(tensors[name]) for name in self.columns}
+        return (
+            max(rows) <= self.capacity
+            and len(rows) == 1
+            and (0 <= int(tensors["position"]) < self.capacity)
+        )
+
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
         self.size, self.position = len(tensors["day"]), int(tensors["position"])

@@ -14,6 +14,7 @@ import torch
 from trainer import networks
 from trainer.ddpg import MOMENTS, NETWORKS, Learners
 from trainer.environment import BOOK_NUMBERS, Exchange
+from trainer.errors import UsageFault
 from trainer.networks import NEURONS, Params, Shape
 from trainer.randomness import SCHEME, stream
 from trainer.replay import Replay
@@ -21,6 +22,7 @@ from trainer.settings import Settings
 
 Files = dict[str, dict[str, torch.Tensor]]
 """Tensors by file name and name."""
+REPLAY = "replay.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,19 +83,17 @@ class TrainState:
         nets = self.learners.share()
         if not self.population:
             del nets["actor"]
-        result: Files = {
-            **_one_each("agents/agent", {"": self.actors}, self.settings.population),
-            **_one_each("learners/learner", nets, self.learners.count),
-            "best.safetensors": self.best.actor,
-            "replay.safetensors": self.replay.tensors(),
-        }
+        nets = {group: _here(params) for group, params in nets.items()}
         return {
-            name: {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
-            for name, tensors in result.items()
+            **_one_each("agents/agent", {"": _here(self.actors)}, self.settings.population),
+            **_one_each("learners/learner", nets, self.learners.count),
+            "best.safetensors": _here(self.best.actor),
+            REPLAY: _here(self.replay.tensors()),
         }
 
     def load(self, files: Files, saved: Mapping[str, Any]) -> None:
-        """Take over a checkpoint's tensors and its state.json."""
+        """Take over a checkpoint's tensors and its state.json; UsageFault where they do not fit."""
+        self._check_fit(files)
         device = self.best.actor["out.b"].device
         # in the order of NEURONS, by which random numbers are drawn: a file has an order of its own
         drawn = _stacked(files, "agents/", device)
@@ -110,13 +110,30 @@ class TrainState:
             nets["actor"] = agents
         if self.learners.count:
             self.learners.take(nets, int(saved["updates"]))
-        self.replay.load(files["replay.safetensors"])
+        self.replay.load(files[REPLAY])
         best = {name: files["best.safetensors"][name].to(device) for name in NEURONS}
         chosen = saved["best"] or {}
         self.best = Best(best, chosen.get("validation", -math.inf), chosen.get("generation", 0))
         self.generation = int(saved["generation"])
         self.champion = int(saved["champion"])
         self.history = list(saved["history"])
+
+    def _check_fit(self, files: Files) -> None:
+        """Refuse tensors of other names, types or sizes than these settings make."""
+        own = self.files()
+        strange = sorted(set(own) ^ set(files))
+        for name in sorted(set(own) & set(files)):
+            skip = 1 if name == REPLAY else 0  # as many rows as were filled
+            mine, found = (
+                {key: (t.dtype, tuple(t.shape[skip:])) for key, t in some[name].items()}
+                for some in (own, files)
+            )
+            if mine != found:
+                strange.append(name)
+        if not strange and not self.replay.holds(files[REPLAY]):
+            strange = [REPLAY]
+        if strange:
+            raise UsageFault(f"the checkpoint's {strange[0]} does not fit its settings")
 
     def record(self) -> dict[str, Any]:
         """The part of state.json that follows from settings and data alone."""
@@ -172,6 +189,11 @@ def digest(files: Files, record: Mapping[str, Any], identity: Mapping[str, Any])
     document = {"record": dict(record), "settings": dict(identity)}
     total.update(json.dumps(document, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def _here(tensors: Params) -> Params:
+    """On the CPU: each stacked tensor leaves a GPU as one copy."""
+    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
 def _one_each(stem: str, nets: Mapping[str, Params], count: int) -> Files:

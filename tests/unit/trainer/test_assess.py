@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.trainer.worlds import FLAGS, SMALL, exchange, run, state_of, world
-from trainer import assess, evaluation, synthetic
+from trainer import assess, checkpoint, evaluation, synthetic
 from trainer.assess import Course
 from trainer.cli import main
 from trainer.environment import Exchange, Rules
@@ -142,6 +142,7 @@ def test_without_its_data_the_report_shows_the_fitness(finished: Path, tmp_path:
         if path.is_file():
             (copy / path.relative_to(where)).parent.mkdir(exist_ok=True)
             (copy / path.relative_to(where)).write_bytes(path.read_bytes())
+    saved["seal"] = checkpoint.seal(saved)
     (copy / "state.json").write_text(json.dumps(saved))
     page = tmp_path / "page.html"
     assert main(["report", "r", "--checkpoint-dir", str(tmp_path / "ck"), "--out", str(page)]) == 0
