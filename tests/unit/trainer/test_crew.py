@@ -70,12 +70,13 @@ def test_four_workers_come_to_the_same_bits_as_one(data: str, alone: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("rank", "sign"), [(1, "gen-*"), (0, ".tmp-gen-000002-*/agents")])
 def test_a_lost_worker_ends_in_a_restart_from_the_newest_checkpoint(
-    data: str, alone: Path, tmp_path: Path
+    data: str, alone: Path, tmp_path: Path, rank: int, sign: str
 ) -> None:
     crew = Workers(tmp_path, 2, "--data", data, *MANY, restarts=1)
-    assert crew.until(lambda: len(checkpoints(tmp_path)) >= 1)
-    os.kill(crew.worker(1), signal.SIGKILL)
+    assert crew.until(lambda: bool(list(tmp_path.glob(f"checkpoints/*/{sign}"))))
+    os.kill(crew.worker(rank), signal.SIGKILL)
     code, out, err = crew.wait()
     assert code == 0, err
     assert "resumed run crew-" in out

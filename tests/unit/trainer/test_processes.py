@@ -118,6 +118,7 @@ def test_sigterm_saves_exits_143_and_resumes_exactly(
     child = Process(tmp_path, "--data", data, "--run", "r", *FLAGS)
     assert child.until(lambda: child.generations() >= 3)
     child.child.send_signal(signal.SIGTERM)
+    child.child.send_signal(signal.SIGTERM)  # an impatient supervisor changes nothing
     code, out, _ = child.wait()
     assert code == 143
     last = checkpoints(tmp_path)[-1]
