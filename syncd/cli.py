@@ -29,7 +29,18 @@ Exit codes: 0 fine, 1 something is not safe or not reachable, 2 bad settings or 
 """
 
 
+_CHILD = "syncd.child"
+
+
 class _Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what stands after ``--`` for the exec mode, unless a command comes before it."""
+        options = args[: args.index("--")] if "--" in args else args
+        if "--" in args and all(word.startswith("-") for word in options):
+            ctx.meta[_CHILD] = args[len(options) + 1 :]
+            args = options
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors become words and an exit code, never a traceback."""
         try:
@@ -57,14 +68,22 @@ class _Group(click.Group):
     help="With --once: give up after so long without any progress.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --once: the report as JSON.")
+@click.option(
+    "--allow-new", is_flag=True, help="With --: run it also where nothing in the store is intact."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 @click.version_option(package_name="syncd", prog_name="syncd")
 @click.pass_context
-def cli(ctx: click.Context, once: bool, timeout: float, as_json: bool, verbose: bool) -> None:
+def cli(
+    ctx: click.Context, once: bool, timeout: float, as_json: bool, allow_new: bool, verbose: bool
+) -> None:
     """Have every finished checkpoint safe in an object store moments later.
 
     Without a command: the daemon, in the foreground. It watches CHECKPOINT_DIR and LOG_DIR,
     commits each checkpoint once it is complete, and never touches the trainer.
+
+    With `-- PROGRAM ARGUMENTS`: restores, runs the program with a daemon beside it, flushes, and
+    ends with the program's exit code.
     """
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
@@ -75,6 +94,13 @@ def cli(ctx: click.Context, once: bool, timeout: float, as_json: bool, verbose: 
         logging.getLogger(noisy).setLevel(logging.WARNING)  # their debug output shows headers
     if ctx.invoked_subcommand is not None:
         return
+    child = ctx.meta.get(_CHILD)
+    if child is not None:
+        if once or not child:
+            raise click.UsageError("a program to run is expected after --, without --once")
+        from syncd import execmode
+
+        ctx.exit(execmode.run(load_settings(), child, allow_new))
     if once:
         from syncd import manual
 
