@@ -143,15 +143,16 @@ def restore(
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(as_json: bool) -> None:
-    """Recovery point and its age, backlog, errors with their remedies, throughput.
+@click.option("--json", "as_json", is_flag=True, help="As JSON; docs/status.md describes it.")
+@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C.")
+def status(as_json: bool, watch: bool) -> None:
+    """Recovery point and its age, what is under way, backlog, problems with their remedies.
 
     Exit 0: healthy; 1: not; 4: no daemon is running.
     """
-    from syncd import manual
+    from syncd import statusview
 
-    sys.exit(manual.status(load_settings(), as_json))
+    sys.exit(statusview.status(load_settings(), as_json, watch))
 
 
 @cli.command("ls")

@@ -6,8 +6,10 @@ environment file again when the store refuses its credentials; see :class:`Envir
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,11 @@ class Settings:
     keep_every: int | None = None
     exclude: tuple[str, ...] = ()
     http: tuple[str, int] | None = ("127.0.0.1", 8377)
+    http_token: str = field(default="", repr=False)
+    max_lag: float | None = None
+    """Seconds; None: no bound but the one that lag.py describes, infinity: none at all."""
+
+    hook: str = field(default="", repr=False)
     resume_from: str = "local"
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The merged environment, for the stores to take their credentials from."""
@@ -89,6 +96,45 @@ def _address(text: str) -> tuple[str, int] | None:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} is neither host:port nor 'off'")
     return host.strip("[]"), int(port)
+
+
+_LEAST_TOKEN = 16
+"""Characters that a token has at least: it stands between the page and everybody."""
+
+
+def _token(text: str) -> str:
+    if len(text) < _LEAST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"it needs {_LEAST_TOKEN} characters or more, of printable ASCII without spaces"
+        )  # and is not shown
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _seconds_or_off(text: str) -> float:
+    try:
+        seconds = float("inf") if text.lower() == "off" else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        raise ValueError(f"{text!r} is neither a number of seconds above zero nor 'off'")
+    return seconds
+
+
+def _hook(text: str) -> str:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"it cannot be read as a command: {error}") from None
+    if not words:
+        raise ValueError("it is neither a command nor a URL")
+    return text
 
 
 def _bytes_or_off(text: str) -> int:
@@ -150,6 +196,9 @@ class _Schema(Schema):
     SYNCD_KEEP_EVERY = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
     SYNCD_EXCLUDE = _field(_globs)
     SYNCD_HTTP = _field(_address)
+    SYNCD_HTTP_TOKEN = _field(_token)
+    SYNCD_MAX_LAG = _field(_seconds_or_off)
+    SYNCD_HOOK = _field(_hook)
     RESUME_FROM = fields.String(
         validate=OneOf(("local", "newest"), error="{input!r} is neither 'local' nor 'newest'")
     )
@@ -204,6 +253,12 @@ def load_settings(environment: Environment | None = None) -> Settings:
         faults.append(f"CLOUD_BUCKET: not set, and CLOUD_PROVIDER={provider} needs a bucket's name")
     if "SYNCD_KEEP_EVERY" in given and "SYNCD_KEEP_LAST" not in given:
         faults.append("SYNCD_KEEP_EVERY: without SYNCD_KEEP_LAST all are kept anyway; set both")
+    address = values.get("http")
+    if address and not _is_loopback(address[0]) and "SYNCD_HTTP_TOKEN" not in given:
+        faults.append(
+            f"SYNCD_HTTP: {address[0]} can be reached from other machines: set SYNCD_HTTP_TOKEN, "
+            "or listen on 127.0.0.1 and use a tunnel"
+        )
     prefix = given.get("CLOUD_PREFIX", "eigen2").strip("/")
     if not prefix or any(part in ("", ".", "..", ".syncd") for part in prefix.split("/")):
         faults.append(f"CLOUD_PREFIX: {given['CLOUD_PREFIX']!r} is not a usable key prefix")

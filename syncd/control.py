@@ -1,15 +1,13 @@
-"""How others ask the daemon: the same small web application on a socket file and on loopback.
+"""How others reach the daemon: a socket file in the state directory, and an address.
 
-The socket in the state directory belongs to the daemon's user and can also ask for a flush; the
-address of SYNCD_HTTP only ever answers questions.
+The socket belongs to the daemon's user and can also ask for a flush; the address of SYNCD_HTTP
+only ever answers questions. What is answered is in web.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import html
 import http.client
-import itertools
 import json
 import logging
 import os
@@ -19,136 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from syncd.health import Health
-
 log = logging.getLogger(__name__)
 
 SOCKET = "control.sock"
 
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-
-Flush = Callable[[Callable[[dict[str, Any]], None]], None]
-"""Asks for a flush; the callback gets its report when it is done."""
-
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-
-
-class Application:
-    """The web application: /status, /healthz, /metrics, and on the socket /flush."""
-
-    def __init__(self, health: Health, flush: Flush | None = None) -> None:
-        self._health = health
-        self._flush = flush
-        self._numbers = itertools.count(1)
-        self._reports: dict[int, dict[str, Any] | None] = {}
-
-    def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
-        """Answer one request (WSGI)."""
-        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "/")
-        status, kind, body = self._answer(method, path)
-        start(status, [("Content-Type", kind), ("Cache-Control", "no-store")])
-        return [body]
-
-    def _answer(self, method: str, path: str) -> tuple[str, str, bytes]:
-        if self._flush and path.startswith("/flush"):
-            return self._answer_flush(method, path)
-        if method not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", "text/plain", b"only questions are answered here\n"
-        pages: dict[str, Callable[[], tuple[str, str, bytes]]] = {
-            "/": lambda: ("200 OK", "text/html; charset=utf-8", _page(self._health.snapshot())),
-            "/status": lambda: _json("200 OK", self._health.snapshot()),
-            "/healthz": self._healthz,
-            "/metrics": lambda: ("200 OK", _PROMETHEUS, metrics(self._health)),
-        }
-        if path not in pages:
-            return "404 Not Found", "text/plain", b"/status, /healthz and /metrics are here\n"
-        return pages[path]()
-
-    def _healthz(self) -> tuple[str, str, bytes]:
-        reasons = self._health.reasons()
-        if not reasons:
-            return "200 OK", "text/plain; charset=utf-8", b"ok\n"
-        text = "".join(f"{reason.message} ({reason.hint})\n" for reason in reasons)
-        return "503 Service Unavailable", "text/plain; charset=utf-8", text.encode()
-
-    def _answer_flush(self, method: str, path: str) -> tuple[str, str, bytes]:
-        if method == "POST" and path == "/flush" and self._flush:
-            number = next(self._numbers)
-            self._reports[number] = None
-            self._flush(lambda report: self._reports.__setitem__(number, report))
-            return _json("202 Accepted", {"id": number})
-        number = int(path.rpartition("/")[2] or 0) if path[7:].isdigit() else 0
-        if number not in self._reports:
-            return _json("404 Not Found", {"error": "no such flush"})
-        report = self._reports[number]
-        return _json("200 OK", {"done": report is not None, "report": report})
-
-
-def _json(status: str, document: dict[str, Any]) -> tuple[str, str, bytes]:
-    return status, "application/json", json.dumps(document).encode() + b"\n"
-
-
-def metrics(health: Health) -> bytes:
-    """The state in Prometheus' text format."""
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-    state = health.snapshot()
-    point = state["recovery_point"]
-
-    class Collector:
-        def collect(self) -> Iterator[Any]:
-            gauge, counter = GaugeMetricFamily, CounterMetricFamily
-            yield gauge("syncd_healthy", "1 while nothing is wrong", float(state["healthy"]))
-            if point:
-                age = point["age_seconds"]
-                yield gauge("syncd_recovery_point_age_seconds", "What would be lost now", age)
-                yield gauge("syncd_recovery_point_seq", "Number of the newest commit", point["seq"])
-            yield gauge(
-                "syncd_backlog_checkpoints", "Complete, not committed", len(state["backlog"])
-            )
-            yield gauge("syncd_backlog_bytes", "Bytes not committed", state["backlog_bytes"])
-            yield gauge(
-                "syncd_throughput_bytes_per_second",
-                "Bytes taken by the store, over a minute",
-                state["throughput_bytes_per_second"],
-            )
-            yield counter("syncd_sent_bytes", "Bytes taken by the store", state["sent_bytes"])
-            yield counter("syncd_commits", "Checkpoints committed", state["commits"])
-            yield counter("syncd_errors", "Errors met", state["errors"])
-
-    registry = CollectorRegistry()
-    registry.register(Collector())
-    return bytes(generate_latest(registry))
-
-
-def _page(state: dict[str, Any]) -> bytes:
-    point = state["recovery_point"]
-    rows = [
-        ("state", "healthy" if state["healthy"] else "needs attention"),
-        ("store", state["store"] or "none"),
-        (
-            "recovery point",
-            f"{point['checkpoint']} (commit {point['seq']}, {point['age_seconds']:.0f} s old)"
-            if point
-            else "none yet",
-        ),
-        ("backlog", f"{len(state['backlog'])} checkpoints, {state['backlog_bytes'] / 1e6:.1f} MB"),
-        ("throughput", f"{state['throughput_bytes_per_second'] / 1e6:.1f} MB/s"),
-    ]
-    rows += [("problem", f"{r['message']} — {r['hint']}") for r in state["reasons"]]
-    cells = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-        for name, value in rows
-    )
-    return (
-        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        "<meta http-equiv=refresh content=5><title>syncd</title>"
-        "<style>:root{color-scheme:light dark}body{font:16px system-ui;margin:2rem auto;"
-        "max-width:50rem;padding:0 1rem}th{text-align:left;padding-right:1rem;"
-        "vertical-align:top}</style>"
-        f"<h1>syncd</h1><table>{cells}</table>"
-    ).encode()
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""A WSGI application."""
 
 
 class Servers:
@@ -211,12 +85,15 @@ def _short_path(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-class _Connection(http.client.HTTPConnection):
+class SocketConnection(http.client.HTTPConnection):
+    """HTTP over a socket file."""
+
     def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("syncd", timeout=timeout)
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
+        """Open the socket file; OSError where nobody listens."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         with _short_path(self._path) as path:
@@ -230,11 +107,13 @@ class Client:
         self._path = state_dir / SOCKET
         self._timeout = timeout
 
-    def ask(self, path: str, method: str = "GET") -> dict[str, Any] | None:
+    def ask(
+        self, path: str, method: str = "GET", body: dict[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """The JSON answer; None when no daemon answers."""
-        connection = _Connection(self._path, self._timeout)
+        connection = SocketConnection(self._path, self._timeout)
         try:
-            connection.request(method, path)
+            connection.request(method, path, None if body is None else json.dumps(body))
             document = json.loads(connection.getresponse().read())
         except (OSError, http.client.HTTPException, ValueError):
             return None

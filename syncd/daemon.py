@@ -14,7 +14,7 @@ from typing import Any
 
 from syncd.clock import Clock, SystemClock
 from syncd.config import Environment, load_settings
-from syncd.control import Application, Servers
+from syncd.control import Servers
 from syncd.engine import (
     Engine,
     FlushReport,
@@ -25,8 +25,12 @@ from syncd.engine import (
 )
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
 from syncd.health import Health
+from syncd.hooks import Hooks
+from syncd.lag import Lag
 from syncd.lock import AlreadyRunning, Lock, lock_state
+from syncd.programs import Programs
 from syncd.watch import Watcher
+from syncd.web import Application
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,12 @@ _OPERATOR_POLL = 1.0
 _OPERATOR_RETRY, _OPERATOR_RETRY_LIMIT = 5.0, 60.0
 """Seconds after which a refusal is tried again unchanged: at first, and at most after doubling."""
 
+
+_PULSE = 1.0
+"""Seconds between looks whether what waits has waited too long."""
+
+_HOOKS_END = 5.0
+"""Seconds at most, of the grace, for the hooks of the last commits."""
 
 _SAME_SIGNAL = 0.3
 """Seconds within which a second signal is the first one, sent to process and group alike."""
@@ -53,7 +63,9 @@ class Daemon:
         self._read = environment.read()
         self._clock = clock or SystemClock()
         self._writer = new_writer()
-        self._health = Health(self._clock, self._writer)
+        lag = Lag(self._settings.max_lag, self._settings.bwlimit)
+        self._health = Health(self._clock, self._writer, lag)
+        self._hooks = Hooks(self._settings.hook, self._health, self._clock)
         self._abort = threading.Event()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -91,6 +103,7 @@ class Daemon:
             self._serve()
             threading.Thread(target=self._work, name="checkpoints", daemon=True).start()
             threading.Thread(target=self._ship_logs, name="logs", daemon=True).start()
+            threading.Thread(target=self._beat, name="pulse", daemon=True).start()
             while not self._stopping.wait(3600):
                 pass
             return self._await_end()
@@ -110,9 +123,9 @@ class Daemon:
     def _await_end(self) -> int:
         grace = self._settings.shutdown_grace
         log.info("stopping: flushing for up to %.0f s", grace)
-        left = (self._deadline or 0.0) - self._clock.monotonic()
-        ended = self._ended.wait(max(0.0, left) + 0.2)
+        ended = self._ended.wait(self._deadline_left() + 0.2)
         self._abort.set()
+        self._hooks.close(min(_HOOKS_END, self._deadline_left() + 0.2))
         report = self._report
         if not self._settings.copies:
             return 0
@@ -125,10 +138,19 @@ class Daemon:
             log.info("everything complete is safe")
         return 0 if report.safe else 1
 
+    def _deadline_left(self) -> float:
+        return max(0.0, (self._deadline or 0.0) - self._clock.monotonic())
+
+    def _beat(self) -> None:
+        while not self._clock.wait(self._stopping, _PULSE):
+            self._health.beat()
+
     def _serve(self) -> None:
         self._listen()
         if self._settings.http:
-            self._servers.listen_http(Application(self._health), *self._settings.http)
+            programs = Programs(self._settings.environ, self._settings.state_dir)
+            page = Application(self._health, token=self._settings.http_token, programs=programs)
+            self._servers.listen_http(page, *self._settings.http)
 
     def _listen(self) -> None:
         application = Application(self._health, self._ask_flush)

@@ -23,7 +23,7 @@ from syncd.pace import RateLimit
 from syncd.parting import HINT
 from syncd.pipeline import Ends, Pipeline
 from syncd.probe import known_conditions, restrict
-from syncd.profiles import Unit, units
+from syncd.profiles import COMPANION, Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
 from syncd.scan import is_as_seen, scan
@@ -199,7 +199,9 @@ class Engine:
             log.error("%s", broken.explain())
         point = publisher.recovery_point()
         if point:
-            self.health.recovered(point)
+            log_of_all = self.journal.commits(self.layout)
+            own = (record for record in log_of_all if record.profile != COMPANION.name)
+            self.health.recovered(point, own)
         else:
             mark_begun(store, self.layout)
         publisher.refresh()

@@ -1,4 +1,4 @@
-"""What the commands do that a person types: flush, restore, status, list, verify, prune."""
+"""What the commands do that a person types: flush, restore, list, verify, prune."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from syncd.retention import Retention
 from syncd.transfer import Transfer
 from syncd.uploadrows import ids_in
 
-_OK, _NOT_SAFE, _NOT_INTACT, _NO_DAEMON = 0, 1, 3, 4
+_OK, _NOT_SAFE, _NOT_INTACT = 0, 1, 3
 _TICK = 0.1
 
 _out = Console(highlight=False, soft_wrap=True)
@@ -257,6 +257,8 @@ def verify(settings: Settings, as_json: bool) -> int:
     """Prove every commit."""
     good: list[str] = []
     bad: dict[str, str] = {}
+    intact: list[int] = []
+    broken: dict[str, str] = {}
     with _reading(settings, "verifying") as (restorer, _):
         commits = restorer.commits()
         sound = [commit for commit in commits if isinstance(commit, CommitRecord)]
@@ -268,9 +270,11 @@ def verify(settings: Settings, as_json: bool) -> int:
             try:
                 restorer.verify(commit)
             except Corrupt as error:
-                bad[name] = error.message
+                bad[name] = broken[str(commit.seq)] = error.message
             else:
                 good.append(name)
+                intact.append(commit.seq)
+    Client(settings.state_dir).ask("/verified", "POST", {"intact": intact, "broken": broken})
     if as_json:
         print(json.dumps({"intact": good, "broken": bad}))  # noqa: T201 - the answer itself
     else:
@@ -318,55 +322,3 @@ def restore(
             settings, restorer, transfer, lambda text: _err.print(text, markup=False)
         )
         return comeback.run(to, at, everything, force)
-
-
-# -- status
-
-
-def status(settings: Settings, as_json: bool) -> int:
-    """What the running daemon says of itself."""
-    state = Client(settings.state_dir).ask("/status")
-    if state is None:
-        if as_json:
-            print(json.dumps({"running": False}))  # noqa: T201 - the answer itself
-        else:
-            _out.print(f"no daemon is running with {settings.state_dir}; start: python -m syncd")
-        return _NO_DAEMON
-    if as_json:
-        print(json.dumps({"running": True, **state}))  # noqa: T201 - the answer itself
-    else:
-        _print_status(state)
-    return _OK if state["healthy"] else _NOT_SAFE
-
-
-def _print_status(state: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    healthy = "[green]healthy[/]" if state["healthy"] else "[red]needs attention[/]"
-    table.add_row("state", healthy)
-    table.add_row("store", state["store"] or "none yet")
-    point = state["recovery_point"]
-    table.add_row(
-        "recovery point",
-        f"{point['checkpoint']}, {_age(point['age_seconds'])} old (commit {point['seq']}, "
-        f"{point['bytes'] / 1e6:.1f} MB)"
-        if point
-        else "none yet: nothing is safe",
-    )
-    waiting = f"{len(state['backlog'])} checkpoints, {state['backlog_bytes'] / 1e6:.1f} MB"
-    table.add_row("backlog", waiting)
-    table.add_row("throughput", f"{state['throughput_bytes_per_second'] / 1e6:.1f} MB/s")
-    table.add_row("watching", state["watching"] or "not yet")
-    for item in state["incomplete"]:
-        table.add_row("not complete", f"{item['path']}: {item['reason']}")
-    for reason in state["reasons"]:
-        table.add_row("[red]problem[/]", reason["message"])
-        if reason["hint"]:
-            table.add_row("remedy", reason["hint"])
-    _out.print(table)
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -207,6 +207,7 @@ class Pipeline:
         taken: Snapshot | None = None
         try:
             behind = self._seniority.behind(unit, publisher)
+            self._health.sending(_printable(unit.path), unit.size)
             taken = self._snapshot(unit)
             asked = self._asking(unit, behind, publisher, ends)
             record = publisher.publish(unit, profile, behind, asked, taken)
@@ -225,6 +226,7 @@ class Pipeline:
             if taken is None:
                 self._restless.discard(unit.path)
         finally:
+            self._health.sending("", 0)
             if taken:
                 taken.drop()
         self._settle(unit)

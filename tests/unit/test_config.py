@@ -33,6 +33,9 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
             SYNCD_KEEP_LAST="0",
             SYNCD_KEEP_EVERY="0",
             SYNCD_HTTP="8377",
+            SYNCD_HTTP_TOKEN="short",
+            SYNCD_MAX_LAG="0",
+            SYNCD_HOOK="notify 'me",
             RESUME_FROM="oldest",
             CLOUD_PREFIX="../x",
         )
@@ -44,9 +47,12 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         "RESUME_FROM",
         "SYNCD_BWLIMIT",
         "SYNCD_CONCURRENCY",
+        "SYNCD_HOOK",
         "SYNCD_HTTP",
+        "SYNCD_HTTP_TOKEN",
         "SYNCD_KEEP_EVERY",
         "SYNCD_KEEP_LAST",
+        "SYNCD_MAX_LAG",
         "SYNCD_SETTLE",
     ]
 
@@ -97,7 +103,28 @@ def test_bytes(text: str, count: int) -> None:
 
 def test_http_off_and_address(tmp_path: Path) -> None:
     assert load(tmp_path, SYNCD_HTTP="off").http is None
-    assert load(tmp_path, SYNCD_HTTP="0.0.0.0:9000").http == ("0.0.0.0", 9000)
+    assert load(tmp_path, SYNCD_HTTP="[::1]:9000").http == ("::1", 9000)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9000", "[::]:9000", "10.1.2.3:80", "host.name:80"])
+def test_page_that_others_can_reach_needs_a_token(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SettingsError, match="set SYNCD_HTTP_TOKEN"):
+        load(tmp_path, SYNCD_HTTP=address)
+    settings = load(tmp_path, SYNCD_HTTP=address, SYNCD_HTTP_TOKEN="a-token-of-some-length")
+    assert settings.http
+    assert "a-token" not in repr(settings)
+
+
+def test_token_that_can_be_guessed_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="16 characters") as caught:
+        load(tmp_path, SYNCD_HTTP_TOKEN="hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_bound_of_the_lag(tmp_path: Path) -> None:
+    assert load(tmp_path).max_lag is None
+    assert load(tmp_path, SYNCD_MAX_LAG="90").max_lag == 90
+    assert load(tmp_path, SYNCD_MAX_LAG="off").max_lag == float("inf")
 
 
 def test_example_explains_every_setting() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from syncd.control import Application, Client, Servers
+from syncd.control import Client, Servers
 from syncd.errors import NeedsOperator
 from syncd.health import Health, Waiting
 from syncd.records import CommitRecord
+from syncd.web import Application
 from tests.clocks import FakeClock
 
 RECORD = CommitRecord(4, "run/gen-000005", "w", "2026-11-23T20:00:00.000Z", "trainer")
