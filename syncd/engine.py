@@ -163,7 +163,16 @@ class Engine:
             self.layout,
             settings.keep_every,
         )
-        self.logs = LogShipper(settings.log_dir, journal, self.layout, health, settings.exclude)
+        self.logs = LogShipper(
+            settings.log_dir,
+            journal,
+            self.layout,
+            health,
+            settings.exclude,
+            clock,
+            settings.log_interval,
+            settings.state_dir / "logs",
+        )
         self.limit = RateLimit(settings.bwlimit, clock, abort)
         self.store: Resilient | None = None
         self.uploads: Uploads | None = None
@@ -305,7 +314,7 @@ class Engine:
                 raise NeedsOperator("not connected to the store")
             self.health.begin(look.pending_bytes)
             self.pipeline.flush(self.publisher, give_up, ends=self._ends, only_in_time=True)
-            shipped = self.logs.ship(self.transfer, give_up)
+            shipped = self.logs.ship(self.transfer, give_up, flush=True)
             patience = _SETTLES * self.settings.settle + 1.0
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
             if self._ends() is None and not give_up():

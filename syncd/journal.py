@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from syncd.errors import Corrupt
@@ -37,10 +37,13 @@ CREATE TABLE IF NOT EXISTS sent (
     version TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS taken (checkpoint TEXT PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS logs (path TEXT PRIMARY KEY, stat TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS log_objects (
+    path TEXT PRIMARY KEY, key TEXT NOT NULL, size INTEGER NOT NULL, print TEXT NOT NULL,
+    version TEXT NOT NULL, edge INTEGER NOT NULL, grew INTEGER NOT NULL, seen TEXT NOT NULL,
+    intent TEXT NOT NULL);
 """
 
-_VERSION = "5"
+_VERSION = "6"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,26 @@ class Root:
     writer: str
     written: int
     changed: int | None
+
+
+@dataclass(frozen=True)
+class LogSent:
+    """The object of a log file: its first ``size`` bytes, of which ``print`` is the fingerprint.
+
+    ``edge`` is where a record ends, at or before its end; ``grew`` whether it was continued after
+    it was made; ``seen`` the stat of a file of which nothing is left to send; ``intent`` the
+    fingerprint of what was about to be written, in case that nobody lived to see it.
+    """
+
+    path: str
+    key: str
+    size: int
+    print: str
+    version: str
+    edge: int = 0
+    grew: bool = False
+    seen: str = ""
+    intent: str = ""
 
 
 class Journal(UploadRows):
@@ -305,14 +328,20 @@ class Journal(UploadRows):
         """A plain key holds the newest content again."""
         self._run("DELETE FROM stale WHERE key = ?", key)
 
-    def log_sent(self, path: str) -> str:
-        """The stat of a log file when it was last uploaded; "" for never."""
-        rows = self._run("SELECT stat FROM logs WHERE path = ?", path)
-        return rows[0][0] if rows else ""
+    def logs(self) -> dict[str, LogSent]:
+        """What is known of the objects of the logs, by the path of the file."""
+        rows = self._run("SELECT * FROM log_objects")
+        return {
+            path: LogSent(path, key, int(size), mark, version, int(edge), bool(int(grew)), *rest)
+            for path, key, size, mark, version, edge, grew, *rest in rows
+        }
 
-    def mark_log(self, path: str, stat: str) -> None:
-        """A log file is in the store as it was with this stat."""
-        self._run("INSERT OR REPLACE INTO logs VALUES (?, ?)", path, stat)
+    def mark_log(self, log: LogSent) -> None:
+        """An object of a log was written, or is about to be."""
+        self._run(
+            "INSERT OR REPLACE INTO log_objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            *astuple(log),
+        )
 
 
 def _bytes(value: object) -> bytes:

@@ -15,6 +15,9 @@ _WINDOW = 60.0
 _LEAST = 0.2
 """Seconds of sending that are needed to tell a pace."""
 
+_LOGS = 0.25
+"""Share of a limited rate that the logs have, if they need it."""
+
 
 class RateLimit:
     """A token bucket of bytes per second, shared by all transfers; None: no limit."""
@@ -24,17 +27,27 @@ class RateLimit:
         self.clock = clock
         self._stop = stop
         self._lock = threading.Lock()
-        self._free_at = 0.0
+        self._free_at = self._logs_free_at = 0.0
 
     def take(self, count: int, halt: threading.Event | None = None) -> None:
-        """Wait until ``count`` bytes may go; GaveWay if ``halt`` is set before."""
+        """Wait until ``count`` bytes may go; GaveWay if ``halt`` is set before.
+
+        What cannot be halted is a log: of it a quarter of the rate may go at once, however many
+        parts of a checkpoint wait. They wait so much longer, and the rate is kept.
+        """
         if not self.rate:
             return
         with self._lock:
             now = self.clock.monotonic()
             start = max(now, self._free_at)
             cost = count / self.rate
-            self._free_at = start + cost
+            if halt is None:
+                own = max(now, self._logs_free_at)
+                start = min(start, own)
+                self._logs_free_at = own + cost / _LOGS
+                self._free_at = max(now, self._free_at) + cost
+            else:
+                self._free_at = start + cost
         if self.clock.wait(halt or self._stop, start - now) and halt:
             with self._lock:
                 self._free_at -= cost

@@ -327,6 +327,11 @@ class Layout:
         """Prefix of the logs under their own names."""
         return f"{self.prefix}/logs/"
 
+    @property
+    def pieces(self) -> str:
+        """Prefix of what is on its way to the end of a log; empty but for a crash."""
+        return f"{self.prefix}/.syncd/pieces/"
+
     def commit(self, seq: int) -> str:
         """Key of one commit record."""
         return f"{self.commits}{seq:020d}.json"

@@ -119,6 +119,22 @@ class Transfer:
             return self.uploads.begin(key, size, part, *name)
         return Flight(self.store.start_upload(key, size), part)
 
+    def put(self, key: str, data: bytes, condition: Condition) -> ObjectInfo:
+        """Send what a log holds."""
+        self._limit.take(len(data))
+        with self.pace.sending(len(data)):
+            info = self.store.put(key, data, condition)
+        self._on_bytes(key, len(data))
+        return info
+
+    def append(self, key: str, base: ObjectInfo, tail: bytes, aside: str) -> ObjectInfo:
+        """Send what a log has more than its object."""
+        self._limit.take(len(tail))
+        with self.pace.sending(len(tail)):
+            info = self.store.append(key, base, tail, aside)
+        self._on_bytes(key, len(tail))
+        return info
+
     def _send_parts(
         self,
         file: _Reader,

@@ -285,7 +285,7 @@ def test_log_with_a_name_that_is_not_utf8_holds_up_no_other(tmp_path: Path) -> N
     journal = Journal(None, "test")
     health = Health(SystemClock())
     shipper = LogShipper(tmp_path, journal, LAYOUT, health)
-    assert [path for path, _ in shipper.waiting()] == ["good.log"]
+    assert [item.path for item in shipper.waiting()] == ["good.log"]
     assert "not UTF-8" in health.reasons()[0].message
 
 

@@ -1,0 +1,127 @@
+"""A SQLite database as it is at one moment, by SQLite's own backup, while its writer works on it.
+
+A copy of the file alone would lack what lies in the ``-wal`` or ``-journal`` beside it. The writer
+is not held up: beside a write-ahead log a reader is in nobody's way, and in the other modes the
+lock is held for a few pages at a time. What cannot be opened without writing beside it (a log that
+was closed, a journal that its writer left in a crash) is copied first, and mended in the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from syncd.errors import Changed, Permanent
+from syncd.scan import Stat
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database, by the end of its name."""
+
+_STEP = 64
+"""Pages that are copied while a lock is held."""
+
+_LONGEST = 20.0
+"""Seconds after which a database that changes all the time is left for the next turn."""
+
+_SHARE = 0.5
+"""Share of the free space that a copy may take."""
+
+_WAL = 2
+"""The version for reading, in the head of a database with a write-ahead log."""
+
+
+def snapshot(source: Path, target: Path) -> None:
+    """Make ``target`` a copy of a database, whole and in one file.
+
+    Changed if its writer leaves no moment for that; Permanent if there is no room, or if it is
+    no database after all.
+    """
+    _check_room(source, target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        if _needs_a_copy(source):
+            _from_copy(source, target)
+            return
+        try:
+            _backup(source, target, "ro")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise Changed(f"{source} is locked by its writer") from None
+            _from_copy(source, target)
+    except sqlite3.DatabaseError as error:
+        raise Permanent(f"{source} cannot be copied by SQLite: {error}") from None
+    except FileNotFoundError:
+        raise Changed(f"{source} vanished while it was copied") from None
+    except OSError as error:
+        raise Permanent(f"{source} cannot be copied: {error.strerror}") from error
+
+
+def _needs_a_copy(source: Path) -> bool:
+    """Whether to open it would make files beside it, which belong to its writer."""
+    with source.open("rb") as file:
+        head = file.read(20)
+    return head[19:20] == bytes([_WAL]) and not _beside(source, "-wal").exists()
+
+
+def _backup(source: Path, target: Path, mode: str) -> None:
+    until = time.monotonic() + _LONGEST
+
+    def look(_status: int, _remaining: int, _total: int) -> None:
+        if time.monotonic() > until:
+            raise Changed(f"{source} changes faster than it can be copied")
+
+    address = f"file:{quote(str(source.absolute()))}?mode={mode}"
+    with (
+        contextlib.closing(sqlite3.connect(address, uri=True, timeout=1.0)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        new.execute("PRAGMA synchronous=OFF")
+        if _beside(source, "-wal").exists():
+            # one moment for all steps; a reader is in the way of no writer here
+            old.execute("BEGIN")
+            old.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        old.backup(new, pages=_STEP, progress=look, sleep=0.01)
+
+
+def _from_copy(source: Path, target: Path) -> None:
+    """Copy the files as they are, and let SQLite mend them; Changed if they were not at rest."""
+    copy = target.with_name(f"{target.name}.copy")
+    try:
+        before = _stats(source)
+        for name in ("", "-wal", "-journal"):
+            if _beside(source, name).exists():
+                shutil.copyfile(_beside(source, name), _beside(copy, name))
+        if _stats(source) != before:
+            raise Changed(f"{source} changed while it was copied")
+        _backup(copy, target, "rw")
+    finally:
+        for name in ("", *SIDE_FILES):
+            _beside(copy, name).unlink(missing_ok=True)
+
+
+def _stats(source: Path) -> list[Stat | None]:
+    return [
+        Stat.of(path.stat()) if (path := _beside(source, name)).exists() else None
+        for name in ("", "-wal", "-journal")
+    ]
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(path.name + name)
+
+
+def _check_room(source: Path, folder: Path) -> None:
+    """Twice the size may be needed: for a copy, and for the copy of it that is mended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    need = sum(stat.size for stat in _stats(source) if stat)
+    free = shutil.disk_usage(folder).free
+    if 2 * need > free * _SHARE:
+        raise Permanent(
+            f"a copy of {source} needs {2 * need / 1e6:.0f} MB and may take "
+            f"{free * _SHARE / 1e6:.0f}",
+            hint="free space in SYNCD_STATE_DIR",
+        )
