@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from syncd.errors import NotFound
 from tests.e2e.processes import Machine, wait_until
 from tests.servers.fixtures import Bucket
 from tests.workbench import tree
@@ -186,3 +189,39 @@ def test_half_of_a_first_checkpoint_never_comes_back(build: Build, bucket: Bucke
     assert restored.returncode == 0, restored.stderr
     assert "passed over 1 files that were being sent" in restored.stderr
     assert tree(two.checkpoints) == {}
+
+
+def test_logs_survive_a_kill_and_are_whole_at_the_end(build: Build, bucket: Bucket) -> None:
+    one, store = build("one"), bucket.open()
+    log, database = one.disk / "logs/run/train.jsonl", one.disk / "logs/run/runs.db"
+    log.parent.mkdir(parents=True)
+    one.start()
+
+    def there(path: str = "run/train.jsonl") -> bytes:
+        try:
+            return b"".join(store.read(f"eigen2/logs/{path}"))
+        except NotFound:
+            return b""
+
+    with log.open("ab", buffering=0) as file:
+        for life in range(2):
+            file.write(b'{"life": %d}\n{"li' % life)
+            wait_until(lambda: there().endswith(b'{"life": %d}\n' % life), one.log())  # noqa: B023
+            one.kill()
+            file.write(b'fe": "after the kill"}\n')
+            one.start()
+        with closing(sqlite3.connect(database, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE t (n)")
+            db.execute("INSERT INTO t VALUES (7)")
+            file.write(b"the last words, without an end")
+            assert one.stop() == 0
+    assert there() == log.read_bytes()
+    (one.disk / "copy.db").write_bytes(there("run/runs.db"))
+    with closing(sqlite3.connect(one.disk / "copy.db")) as db:
+        assert db.execute("SELECT n FROM t").fetchall() == [(7,)]
+    assert {info.key for info in store.list("eigen2/logs/")} == {
+        "eigen2/logs/run/train.jsonl",
+        "eigen2/logs/run/runs.db",
+    }
+    store.close()
