@@ -86,11 +86,14 @@ def wide_parquet(path: Path, header: list[str]) -> tuple[list[str | None], list[
     columns = []
     for index, name in enumerate(header[1:], start=1):
         column = read.column(index)
-        if column.null_count < len(column) and not pa.types.is_string(column.type):
+        if column.null_count < len(column) and not _is_text(column.type):
             reason = f"cells must be texts such as [1,2,...], and are {column.type}"
             raise BadData(path, reason, line=1, column=name, unit="row")
         columns.append(column.cast(pa.string()))
-    return _dates(read.column(0)).to_pylist(), columns
+    try:
+        return _dates(read.column(0)).to_pylist(), columns
+    except pa.ArrowException as error:
+        raise BadData(path, f"the dates are of the wrong type: {error}") from None
 
 
 def wide_csv(path: Path) -> tuple[list[str | None], list[Any]] | None:
@@ -211,6 +214,13 @@ def _opened(path: Path, names: list[str]) -> Any:
     if not len(read):
         raise BadData(path, "the file has a header and no rows")
     return read
+
+
+def _is_text(kind: Any) -> bool:
+    """Texts, also as other programs than Arrow's write them."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _dates(column: Any) -> Any:

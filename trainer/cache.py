@@ -59,7 +59,7 @@ class Prepared:
 def prepared(path: Path, read: Callable[[Path], Table]) -> tuple[str, Prepared]:
     """The content's SHA-256 and the numbers: from the cache, else read, computed and cached."""
     content = content_hash(path)
-    found = _find(path, content)
+    found = find(path, content)
     if found is None:
         found = Prepared.of(read(path))
         found.folder = _keep(path, content, found)
@@ -126,19 +126,25 @@ def _folders(path: Path) -> list[Path]:
     return [path.resolve().parent / ".trainer-cache", home / "trainer-data"]
 
 
-def _find(path: Path, content: str) -> Prepared | None:
+def find(path: Path, content: str) -> Prepared | None:
+    """What is cached of a file of this content, if all of it is there."""
     for folder in _folders(path):
-        entry = folder / f"{content}-{FORMAT}"
-        try:
-            names = json.loads((entry / "names.json").read_text(encoding="utf-8"))
-            days, series = len(names["dates"]), len(names["tickers"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        opens, closes, found = (_open(entry / f"{name}.npy") for name in ARRAYS)
-        if opens is None or closes is None or found is None:
-            continue
-        if opens.shape == closes.shape == found.shape[:2] == (days, series):
-            return Prepared(names["dates"], names["tickers"], opens, closes, found, entry)
+        if (found := _entry(folder / f"{content}-{FORMAT}")) is not None:
+            return found
+    return None
+
+
+def _entry(entry: Path) -> Prepared | None:
+    try:
+        names = json.loads((entry / "names.json").read_text(encoding="utf-8"))
+        days, series = len(names["dates"]), len(names["tickers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    opens, closes, found = (_open(entry / f"{name}.npy") for name in ARRAYS)
+    if opens is None or closes is None or found is None:
+        return None
+    if opens.shape == closes.shape == found.shape[:2] == (days, series):
+        return Prepared(names["dates"], names["tickers"], opens, closes, found, entry)
     return None
 
 
@@ -162,8 +168,10 @@ def _keep(path: Path, content: str, numbers: Prepared) -> Path | None:
             names = {"dates": numbers.dates, "tickers": numbers.tickers}
             (Path(aside) / "names.json").write_text(json.dumps(names), encoding="utf-8")
             entry = folder / f"{content}-{FORMAT}"
-            with contextlib.suppress(OSError):
-                shutil.rmtree(entry)
+            if _entry(entry) is not None:  # another process was quicker
+                shutil.rmtree(aside, ignore_errors=True)
+                return entry
+            shutil.rmtree(entry, ignore_errors=True)
             Path(aside).rename(entry)
             return entry
         except OSError:

@@ -1,24 +1,18 @@
-"""The market as tensors: features, prices, and who is listed, split by date.
-
-Which form the data file has is found by its name and its header; `cache` keeps what was read.
-"""
+"""The market as tensors: features, prices, and who is listed, split by date."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from trainer import cache, features, wide_reader
+from trainer import cache, features
 from trainer.cache import Prepared
-from trainer.csv_reader import read_csv
 from trainer.errors import BadData, UsageFault
+from trainer.reading import read
 from trainer.settings import Settings
-from trainer.table import Table
 from trainer.view import View
 
 
@@ -66,24 +60,6 @@ class Market:
     def assets(self) -> int:
         """Number of tradable series."""
         return len(self.tradable)
-
-
-def read(path: Path) -> Table:
-    """A data file in whichever form: long or wide, CSV or Parquet; BadData says where it is bad."""
-    from trainer import arrow_reader
-
-    if path.suffix.lower() in (".parquet", ".pq"):
-        header = arrow_reader.parquet_header(path)
-        if wide_reader.is_wide(header):
-            return wide_reader.read_wide_parquet(path, header)
-        return arrow_reader.long_parquet(path, header)
-    quick = arrow_reader.long_csv(path)
-    if quick is not None:
-        return quick
-    with contextlib.suppress(OSError, UnicodeDecodeError, csv.Error):
-        if wide_reader.is_wide(arrow_reader.csv_header(path)):
-            return wide_reader.read_wide_csv(path)
-    return read_csv(path)
 
 
 def load(path: Path, settings: Settings, device: torch.device) -> Market:

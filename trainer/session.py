@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer import cache, checkpoint, crew, evaluation, market, settings, state, synthetic
+from trainer import cache, checkpoint, crew, evaluation, market, reading, settings, state, synthetic
 from trainer.checkpoint import Loaded
 from trainer.crew import Crew
 from trainer.display import Display, percent
@@ -244,8 +244,8 @@ def _exchange(chosen: Settings, loaded: Loaded | None, device: torch.device) -> 
                 f"cannot resume {loaded.path}: the data file {path} has SHA-256 {content}, but "
                 f"the run was started with {then} ({loaded.state['settings']['data']})"
             )
-    loaded_market = market.load(path, chosen, device)
-    return Exchange(loaded_market, Rules.of(chosen))
+    reading.warm(path)
+    return Exchange(market.load(path, chosen, device), Rules.of(chosen))
 
 
 @contextlib.contextmanager

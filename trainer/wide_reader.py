@@ -125,8 +125,8 @@ def _cell(path: Path, line: int, name: str, text: str | None, unit: str) -> list
     shown = text if len(text) <= 40 else f"{text[:40]}..."
     try:
         found: Any = json.loads(text.replace("None", "null").replace("nan", "NaN"))
-        values = [math.nan if v is None else float(v) for v in found]
-    except (ValueError, TypeError):
+        values = [math.nan if v is None else 0.0 + v for v in found]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise BadData(path, f"{shown!r} is not a list of numbers", line=line, column=name,
                       unit=unit) from None  # fmt: skip
     if len(values) != len(CELL):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.trainer.worlds import CPU, SMALL
-from trainer import csv_reader, market, synthetic
+from tests.unit.trainer.worlds import CPU, REPO, SMALL
+from trainer import cache, csv_reader, market, reading, synthetic
+from trainer.cli import main
 from trainer.errors import BadData, UsageFault
 from trainer.settings import Settings, build
 
@@ -52,7 +56,7 @@ def test_a_bad_file_is_refused_by_line_and_column(
     tmp_path: Path, text: str, line: int | None, column: str | None, words: str
 ) -> None:
     with pytest.raises(BadData, match=words) as caught:
-        market.read(written(tmp_path, text))
+        reading.read(written(tmp_path, text))
     assert (caught.value.line, caught.value.column) == (line, column)
     if line is not None:
         assert f"line {line}" in str(caught.value)
@@ -67,12 +71,12 @@ def test_a_fault_far_down_is_found_where_it_is(
     lines = path.read_text().splitlines()
     lines[77] = lines[77].rsplit(",", 1)[0] + ",many"
     with pytest.raises(BadData, match="line 78, column volume: 'many' is not a number"):
-        market.read(written(tmp_path, "\n".join(lines)))
+        reading.read(written(tmp_path, "\n".join(lines)))
 
 
 def test_days_are_sorted_and_blank_cells_are_missing_values(tmp_path: Path) -> None:
     text = HEADER + "2024-01-03,B,10,11,9,10,\n\n2024-01-02,A,,,,10.5,7\n"
-    table = market.read(written(tmp_path, text))
+    table = reading.read(written(tmp_path, text))
     assert (table.dates, table.tickers) == (["2024-01-02", "2024-01-03"], ["A", "B"])
     assert table.values[1, 1, :4].tolist() == [10, 11, 9, 10]
     assert np.isnan(table.values[1, 1, 4])
@@ -112,6 +116,81 @@ def test_a_broken_cache_is_read_past(tmp_path: Path) -> None:
     for entry in tmp_path.glob(".trainer-cache/*/closes.npy"):
         entry.write_bytes(entry.read_bytes()[:100])
     assert torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
+
+
+def test_many_first_readers_at_once_come_to_one_cache(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    synthetic.write_market(path, days=160, tickers=4, seed=1)
+    command = [sys.executable, "-m", "trainer.reading", str(path)]
+    readers = [subprocess.Popen(command, cwd=REPO) for _ in range(4)]
+    assert [reader.wait() for reader in readers] == [0] * 4
+    assert not list(tmp_path.glob(".trainer-cache/.tmp-*"))
+    assert len(list(tmp_path.glob(".trainer-cache/*/names.json"))) == 1
+    found = cache.find(path, cache.content_hash(path))
+    assert found is not None
+    np.testing.assert_array_equal(found.closes, reading.read(path).values[:, :, 3])
+
+
+def test_where_nothing_can_be_written_the_cache_is_the_users_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, home = tmp_path / "data/toy.csv", tmp_path / "home"
+    synthetic.write_market(path, days=160, tickers=4, seed=1)
+    (tmp_path / "data/.trainer-cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    first = market.load(path, SMALL, CPU)
+    assert len(list(home.glob("trainer-data/*/closes.npy"))) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # and here there cannot even be a folder
+    reading.warm(path)
+    assert torch.equal(market.load(path, SMALL, CPU).view.daily, first.view.daily)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.csv", b" \n \n", "the file is empty"),
+        ("a.csv", b"\x00" * 5000, "no such column"),
+        ("a.csv", bytes(range(256)) * 20, "not a text file in UTF-8"),
+        ("a.csv", HEADER.encode("utf-16"), "not a text file in UTF-8"),
+        ("a.csv.gz", gzip.compress((HEADER + GOOD).encode()), "not a text file in UTF-8"),
+        ("a.csv", HEADER.replace(",", ";").encode(), "no such column"),
+        ("a.csv", (HEADER + GOOD + '"2024').encode(), "line 3: 1 cells where the header has 7"),
+        ("a.csv", (HEADER + GOOD).encode(), "1 days are too few"),
+        ("a.csv", (HEADER + "2024-01-02,A,10,1e400,9,10,1").encode(), "line 2, column high"),
+        ("a.csv", (HEADER + "2024-01-02T09:30:00+02:00,A,1,1,1,1,1").encode(), "not a date"),
+        ("a.parquet", b"", "not a Parquet file"),
+        ("a.parquet", b"PAR1" + bytes(range(200)) + b"PAR1", "not a Parquet file"),
+    ],
+)
+def test_rubbish_ends_in_2_with_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    folders = ["--checkpoint-dir", str(tmp_path / "ck"), "--log-dir", str(tmp_path / "logs")]
+    assert main(["--data", str(path), "--device", "cpu", "--threads", "1", *folders]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"trainer: {path}")
+    assert words in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "ck").exists()
+
+
+def test_line_ends_quotes_and_order_make_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "toy.csv"
+    synthetic.write_market(path, days=50, tickers=3, seed=1)
+    text = path.read_text()
+    header, *lines = text.splitlines()
+    quoted = ['"' + line.replace(",", '","') + '"' for line in lines]
+    plain = reading.read(path)
+    for other in (text.replace("\n", "\r\n"), "\ufeff" + text, "\n".join([header, *quoted]),
+                  "\n".join([header, *reversed(lines)])):  # fmt: skip
+        path.write_text(other, newline="")
+        table = reading.read(path)
+        assert table.dates == plain.dates
+        order = [table.tickers.index(name) for name in plain.tickers]
+        np.testing.assert_array_equal(table.values[:, order], plain.values)
 
 
 def test_splits_follow_each_other_and_overlap_by_no_decision(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.unit.trainer.worlds import CPU, SMALL
-from trainer import arrow_reader, cache, csv_reader, market, synthetic, wide_reader
+from trainer import arrow_reader, cache, csv_reader, market, reading, synthetic, wide_reader
 from trainer.errors import BadData, UsageFault
 from trainer.table import Table
 
@@ -49,7 +49,7 @@ def test_the_quick_reader_and_the_careful_one_read_the_same(tmp_path: Path) -> N
     assert quick is not None
     same(quick, csv_reader.read_csv(path))
     pq.write_table(pa_csv.read_csv(path), tmp_path / "toy.parquet")
-    same(market.read(tmp_path / "toy.parquet"), quick)
+    same(reading.read(tmp_path / "toy.parquet"), quick)
 
 
 def test_what_the_quick_reader_finds_odd_is_read_with_care(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_the_quick_reader_finds_odd_is_read_with_care(tmp_path: Path) -> No
         '2024-01-03,"A", 10 ,11,9,10.5,,"a\nb"\n2024-01-02,A,,,,10,NaN,\n'
     )
     assert arrow_reader.long_csv(path) is None
-    table = market.read(path)
+    table = reading.read(path)
     assert table.dates == ["2024-01-02", "2024-01-03"]
     assert table.values[1, 0, :4].tolist() == [10, 11, 9, 10.5]
 
@@ -67,7 +67,7 @@ def test_what_the_quick_reader_finds_odd_is_read_with_care(tmp_path: Path) -> No
 def test_the_wide_form_is_read_blank_cells_are_not_listed(tmp_path: Path) -> None:
     rows = [f'2024-01-03,"{CELL}",', '2024-01-02,,"[1, 2, 3, 0.5, nan, nan, nan, nan, nan]"']
     path = wide(tmp_path, *rows)
-    table = market.read(path)
+    table = reading.read(path)
     assert (table.dates, table.tickers) == (["2024-01-02", "2024-01-03"], ["A", "B"])
     assert table.given is not None
     assert table.values[1, 0, :4].tolist() == [10, 11, 9, 10.5]
@@ -77,7 +77,7 @@ def test_the_wide_form_is_read_blank_cells_are_not_listed(tmp_path: Path) -> Non
     texts = [line.split(",", 1) for line in rows]
     dates, cells = [t[0] for t in texts], [[CELL, None], [None, texts[1][1][2:-1]]]
     file = parquet(tmp_path, date=dates, A=[c[0] for c in cells], B=[c[1] for c in cells])
-    same(market.read(file), table)
+    same(reading.read(file), table)
 
 
 def test_the_careful_wide_reader_reads_the_same(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_careful_wide_reader_reads_the_same(tmp_path: Path) -> None:
     path = wide(tmp_path, *rows)
     dates, lines, cube = wide_reader._careful(path, ["date", "A", "B"])
     careful = wide_reader._table(path, dates, ["A", "B"], np.stack(cube), lines, "line")
-    same(market.read(path), careful)
+    same(reading.read(path), careful)
     assert not np.isnan(careful.values).all()
 
 
@@ -105,6 +105,8 @@ def test_the_careful_wide_reader_reads_the_same(tmp_path: Path) -> None:
         ('2024-01-03,,"[1,2,x,4,5,6,7,8,9]"', 3, "B", "not a list of numbers"),
         ("2024-01-03,,{}", 3, "B", "not a list of numbers|this one 0"),
         ('2024-01-03,"[1,2,inf,4,5,6,7,8,9]",', 3, "A", "not"),
+        (f'2024-01-03,"[1,2,{"9" * 400},4,5,6,7,8,9]",', 3, "A", "not"),
+        (f'2024-01-03,"{"[" * 9000}",', 3, "A", "not a list of numbers"),
         (f'2024-01-03,"{CELL}"', 3, None, "2 cells where the header has 3"),
         (f'2024-01-02,"{CELL}",', 3, "date", "stands in line 2 already"),
         (f'3/1/2024,"{CELL}",', 3, "date", "not a date"),
@@ -115,7 +117,7 @@ def test_a_bad_wide_file_is_refused_by_line_and_column(
     tmp_path: Path, row: str, line: int, column: str | None, words: str
 ) -> None:
     with pytest.raises(BadData, match=words) as caught:
-        market.read(wide(tmp_path, f'2024-01-02,"{CELL}",', row))
+        reading.read(wide(tmp_path, f'2024-01-02,"{CELL}",', row))
     assert (caught.value.line, caught.value.column) == (line, column)
 
 
@@ -140,7 +142,7 @@ def test_a_bad_parquet_file_is_refused_by_row_and_column(
     tmp_path: Path, changed: dict[str, list[Any]], row: int | None, column: str, words: str
 ) -> None:
     with pytest.raises(BadData, match=words) as caught:
-        market.read(parquet(tmp_path, **{**LONG, **changed}))
+        reading.read(parquet(tmp_path, **{**LONG, **changed}))
     assert (caught.value.line, caught.value.column) == (row, column)
     if row:
         assert f"row {row}, column {column}" in str(caught.value)
@@ -148,13 +150,29 @@ def test_a_bad_parquet_file_is_refused_by_row_and_column(
 
 def test_parquet_dates_may_be_dates_and_what_is_no_parquet_is_told(tmp_path: Path) -> None:
     days = [np.datetime64(text).astype(object) for text in LONG["date"]]
-    assert market.read(parquet(tmp_path, **{**LONG, "date": days})).dates == LONG["date"]
+    assert reading.read(parquet(tmp_path, **{**LONG, "date": days})).dates == LONG["date"]
     with pytest.raises(BadData, match="no such column") as caught:
-        market.read(parquet(tmp_path, **{k: v for k, v in LONG.items() if k != "low"}))
+        reading.read(parquet(tmp_path, **{k: v for k, v in LONG.items() if k != "low"}))
     assert caught.value.column == "low"
     (tmp_path / "file.parquet").write_text("date,ticker")
     with pytest.raises(BadData, match="not a Parquet file"):
-        market.read(tmp_path / "file.parquet")
+        reading.read(tmp_path / "file.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_texts_may_be_as_other_programs_write_them(tmp_path: Path, kind: Any) -> None:
+    cells = pa.array([CELL, None, CELL], pa.string()).cast(kind)
+    dates = pa.array(["2024-01-02", "2024-01-03", "2024-01-04"]).cast(kind)
+    table = reading.read(parquet(tmp_path, date=dates, A=cells))
+    assert table.dates == ["2024-01-02", "2024-01-03", "2024-01-04"]
+    assert table.values[2, 0, :4].tolist() == [10, 11, 9, 10.5]
+    assert np.isnan(table.values[1]).all()
+
+
+def test_a_time_zone_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    day = pa.array([0], pa.timestamp("us")).cast(pa.timestamp("us", tz="Mars/Base"))
+    with pytest.raises(BadData, match="Mars/Base"):
+        reading.read(parquet(tmp_path, date=day, A=[CELL]))
 
 
 def test_a_series_below_zero_may_be_looked_at_and_not_traded(tmp_path: Path) -> None:
