@@ -16,13 +16,13 @@ def train(weights, key):
     return weights - 0.01 * jax.grad(lambda w: jnp.mean((x @ w - x.sum(1)) ** 2))(weights)
 
 
-weights, done = jnp.zeros(8), 0
+state, done = {"weights": jnp.zeros(8)}, 0
 with ocp.CheckpointManager(root, options=ocp.CheckpointManagerOptions()) as manager:
     if manager.latest_step() is not None:
         done = manager.latest_step()
-        weights = manager.restore(done, args=ocp.args.StandardRestore(weights))
+        state = manager.restore(done, args=ocp.args.StandardRestore(state))
         print(f"resumed at step {done}", flush=True)
     for step in range(done + 1, 200_001):
-        weights = train(weights, jax.random.key(step))
+        state = {"weights": train(state["weights"], jax.random.key(step))}
         if step % 1000 == 0:
-            manager.save(step, args=ocp.args.StandardSave(weights))
+            manager.save(step, args=ocp.args.StandardSave(state))

@@ -114,7 +114,9 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
 
 def commits(machine: Machine) -> list[str]:
     """What the store has, newest first."""
-    return [row["checkpoint"] for row in json.loads(machine.syncd("ls", "--json").stdout)]
+    listed = machine.syncd("ls", "--json")
+    assert listed.returncode == 0, listed.stderr
+    return [row["checkpoint"] for row in json.loads(listed.stdout)]
 
 
 def steps(text: str) -> set[int]:

@@ -21,7 +21,7 @@ if [ ! -x "$here/bin/python" ]; then
 fi
 site=$("$here/bin/python" -c 'import site; print(site.getsitepackages()[0])')
 # torch and numpy are seen there, and counted as installed, without being copied
-"$PYTHON" -c 'import site; print(site.getsitepackages()[0])' >"$site/beside.pth"
+"$PYTHON" -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")), sep="\n")' >"$site/beside.pth"
 "$PYTHON" - >"$here/constraints.txt" <<'PY'
 from importlib.metadata import version
 print(f"torch=={version('torch').partition('+')[0]}\nnumpy=={version('numpy')}")
