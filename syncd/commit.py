@@ -34,7 +34,7 @@ from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
-from syncd.transfer import SINGLE_PUT, Transfer, digest_file
+from syncd.transfer import Transfer, digest_file
 
 log = logging.getLogger(__name__)
 
@@ -256,9 +256,9 @@ class Publisher:
 
     def _send(self, unit: Unit, step: Step) -> tuple[str, str]:
         full = unit.below(step.path)
-        small = step.stat.size <= SINGLE_PUT
-        plain_free = step.plain_free and (small or self._store.capabilities.upload_if_absent)
-        if not small and (done := self._go_on(step, full, plain_free)):
+        large = self._transfer.in_parts(step.stat.size)
+        plain_free = step.plain_free and (self._store.capabilities.upload_if_absent or not large)
+        if large and (done := self._go_on(step, full, plain_free)):
             return done
         places: list[tuple[str, Condition]] = [(step.plain, IfAbsent())] if plain_free else []
         for key, condition in (*places, (step.spare, None)):

@@ -7,6 +7,7 @@ DatabaseError: the first is waited for in memory, the second is put aside.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -171,6 +172,10 @@ def _check(database: sqlite3.Connection) -> None:
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
+    if path:  # addresses of uploads are in it, and whoever has one can write there
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            path.chmod(0o600)
     database = sqlite3.connect(
         ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
     )

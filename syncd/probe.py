@@ -33,17 +33,21 @@ class Conditions:
     uploads: bool
 
 
-def probe(store: ObjectStore, layout: Layout) -> Conditions:
+def probe(store: ObjectStore, layout: Layout, key: str = "") -> Conditions:
     """Try it, with one small object that is deleted again; the store's errors are raised."""
     for _ in store.list(layout.probe):  # a bucket that is not there is best told by a listing
         break
-    key = f"{layout.probe}{secrets.token_hex(8)}"
+    key = key or _new_key(layout)
     try:
         puts = _refuses_put(store, key)
         return Conditions(puts, puts and _refuses_upload(store, key))
     finally:
         with contextlib.suppress(StoreError):  # no right to delete: a few bytes stay
             store.delete([key])
+
+
+def _new_key(layout: Layout) -> str:
+    return f"{layout.probe}{secrets.token_hex(8)}"
 
 
 def _refuses_put(store: ObjectStore, key: str) -> bool:
@@ -82,7 +86,12 @@ def known_conditions(
     puts, uploads, at = (journal.get(_FACT) or "0 0 0").split()
     if float(at) and abs(clock.now() - float(at)) < _VALID:
         return Conditions(puts == "1", uploads == "1")
-    found = probe(store, layout)
+    key = _new_key(layout)
+    number = journal.begin_upload(key, "", "", 0, 0)  # what a kill leaves of it is found again
+    try:
+        found = probe(store, layout, key)
+    finally:
+        journal.drop_upload(number)
     journal.remember(_FACT, f"{found.puts:d} {found.uploads:d} {clock.now():.0f}")
     return found
 

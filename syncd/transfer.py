@@ -79,7 +79,7 @@ class Transfer:
         """
         halt = None if growing else self.halt
         with _open(path, seen, growing) as file:
-            if seen.size <= SINGLE_PUT:
+            if not self.in_parts(seen.size):
                 data = file.read_exactly(seen.size)
                 sha256 = hashlib.sha256(data).hexdigest()
                 file.check()
@@ -205,6 +205,11 @@ class Transfer:
         with self.pace.sending(len(data)):
             flight.send(number, so_far, data)
         self._on_bytes(flight.key, len(data))
+
+    @staticmethod
+    def in_parts(size: int) -> bool:
+        """Whether a file of ``size`` bytes goes up in parts."""
+        return size > SINGLE_PUT
 
     def part_size(self, size: int) -> int:
         """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""

@@ -32,6 +32,17 @@ def test_remembers_across_lives(tmp_path: Path) -> None:
     assert second.object_with(5, "0" * 64) == ENTRY.key
 
 
+def test_nobody_else_reads_it(tmp_path: Path) -> None:
+    """The address of an upload to Google lets anybody write to it."""
+    journal = Journal(tmp_path / "j", "store")
+    number = journal.begin_upload("p/a", "a", "1:1:1:1", 5, 5)
+    journal.name_upload(number, "0 https://storage/upload?upload_id=secret")
+    files = list(tmp_path.glob("j*"))
+    assert files
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+    assert "secret" not in repr(journal.uploads())
+
+
 def test_another_store_needs_another_journal(tmp_path: Path) -> None:
     first = Journal(tmp_path / "j", "store")
     first.add_commit(RECORD)

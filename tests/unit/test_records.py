@@ -33,6 +33,8 @@ def test_layout_is_frozen() -> None:
     assert layout.seq_of("eigen2/.syncd/commits/12.json") is None
     assert layout.version(3, "c/p") == "eigen2/.syncd/versions/00000000000000000003/c/p"
     assert layout.version(3, "c/p", "w.1").endswith("/00000000000000000003-w.1/c/p")
+    assert layout.writer_of(layout.version(7, "a/b", "w1.2")) == "w1"
+    assert layout.writer_of(layout.plain("a/b")) == ""
     assert layout.pruned(3) == "eigen2/.syncd/pruning/00000000000000000003.json"
 
 
