@@ -34,6 +34,7 @@ from syncd.engine import JOURNAL, Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
 from syncd.health import Health
 from syncd.lock import AlreadyRunning, lock_state
+from syncd.motion import motion
 from syncd.pace import RateLimit
 from syncd.parting import HINT
 from syncd.records import CommitRecord, Layout
@@ -44,6 +45,9 @@ from syncd.uploadrows import ids_in
 
 _OK, _NOT_SAFE, _NOT_INTACT = 0, 1, 3
 _TICK = 0.1
+
+_PATIENCE = 10.0
+"""Seconds in which a daemon that is there, and may just be starting, should answer."""
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -113,11 +117,11 @@ def _once_by_daemon(
     settings: Settings, timeout: float, patient: bool = False
 ) -> dict[str, Any] | None:
     client = Client(settings.state_dir)
+    until = time.monotonic() + _PATIENCE
     asked = client.ask("/flush", "POST")
-    tries = 0
-    while asked is None and patient and tries < 100:
+    while asked is None and patient and time.monotonic() < until:
         time.sleep(_TICK)
-        asked, tries = client.ask("/flush", "POST"), tries + 1
+        asked = client.ask("/flush", "POST")
     if asked is None:
         return None
     quiet_since, seen = time.monotonic(), None
@@ -136,7 +140,7 @@ def _once_by_daemon(
                 quiet_since, seen = time.monotonic(), state.get("sent_bytes")
             if time.monotonic() - quiet_since > timeout:
                 failed = {r["code"]: r["message"] for r in state.get("reasons", [])}
-                failed = failed or {"the store": f"no progress for {timeout:.0f} s"}
+                failed = failed or {"the store": f"no progress for {timeout:g} s"}
                 return {"safe": False, "failed": failed}
             time.sleep(_TICK)
 
@@ -171,11 +175,17 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
 
     thread = threading.Thread(target=work, name="flush", daemon=True)
     thread.start()
+    moved_at, seen = began, motion()
     with _bar("flushing") as (progress, task):
         while thread.is_alive():
             active = health.snapshot()["active"]
             progress.update(task, completed=active["bytes"], total=active["total"] or None)
             thread.join(_TICK)
+            if seen != (seen := motion()):
+                moved_at = clock.monotonic()
+            if clock.monotonic() > max(deadline(), moved_at + timeout) + _TICK:
+                words = f"no progress for {timeout:g} s"  # a request hangs: nobody waits for it
+                return {"safe": False, "failed": {"the store": words}}
     return result or {"safe": False, "failed": {"syncd": "failed; see the message above"}}
 
 

@@ -526,3 +526,19 @@ def test_an_unexpected_failure_names_its_line(project: Project) -> None:
     done = project.run(*TRAIN)
     assert done.returncode == 70
     assert "unexpected failure in line" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "words"),
+    [(4000, ["less than 5 GB of disk are free", "SYNCD_KEEP_LAST_LOCAL"]),
+     (64, ["/dev/shm has 64 MB", "--shm-size=1g"])],
+)  # fmt: skip
+def test_little_room_is_said_and_the_training_starts(
+    project: Project, megabytes: int, words: list[str]
+) -> None:
+    row = f"d {megabytes} 0 {megabytes} 0 /"
+    project.tool(project.bin / "df", f"printf '%s\\n' 'Filesystem Free' '{row}'")
+    done = project.run(*TRAIN)
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stderr

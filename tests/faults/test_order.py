@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Machine, wait_until
+from tests.faults.deadlines import end, starting
 from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import Wire
 
@@ -193,3 +194,15 @@ def test_second_signal_ends_it_at_once(build: Build) -> None:
     time.sleep(0.4)  # a second signal within 0.3 s is the first, sent to process and group
     one.daemon.send_signal(signal.SIGTERM)
     assert one.daemon.wait(3) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["once", "asked", "keeper"])
+def test_flush_by_hand_ends_though_its_requests_hang(
+    tmp_path: Path, seaweedfs: SeaweedFS, way: str
+) -> None:
+    """``python -m tests.faults.deadlines`` measures it; a request by itself hangs for a minute."""
+    seen = end((way, "hole", 1.0), seaweedfs, tmp_path, starting(tmp_path))
+    print(seen)
+    assert seen.code == 1 or way == "keeper"
+    assert seen.over < 10.0  # a busy machine's pardon

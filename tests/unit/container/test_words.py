@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import pytest
 
 from syncd.container import probe, report
@@ -147,3 +148,10 @@ def test_arguments_on_the_command_line_join_those_of_the_environment(
     (tmp_path / "supervisord.conf").touch()
     prepare(find_config(None), ["--data", "a b.csv"])
     assert os.environ["TRAINER_ARGS"] == "--data 'a b.csv' --seed 7"
+
+
+def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join(["a-folder-with-a-long-name"] * 5)
+    deep.mkdir(parents=True)
+    with pytest.raises(click.UsageError, match="too deep a folder for a socket"):
+        prepare(deep / "supervisord.conf", [])

@@ -1,0 +1,107 @@
+"""Messages of docs/failures.md that no other test is about, from real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Machine, wait_until
+
+Build = Callable[..., Machine]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    made: list[Machine] = []
+
+    def make(name: str = "one", **settings: str) -> Machine:
+        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
+        made.append(Machine(tmp_path / name, settings))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.kill()
+
+
+def test_state_directory_that_cannot_be_made_is_2(build: Build) -> None:
+    one = build(SYNCD_STATE_DIR="/proc/1/syncd")
+    for words in ([], ["--once"]):
+        done = one.syncd(*words)
+        assert done.returncode == 2
+        assert "SYNCD_STATE_DIR" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_checkpoint_that_is_not_there_is_named(build: Build) -> None:
+    one = build()
+    one.write_checkpoint("run/gen-000001", {"state.json": b"{}"})
+    assert one.syncd("--once").returncode == 0
+    for name in ("run/gen-000009", "#7"):
+        asked = one.syncd("restore", "--to", "there", "--at", name)
+        assert asked.returncode == 1
+        assert f"the store has no checkpoint '{name}'" in asked.stderr
+
+
+_BROKEN = """
+import syncd.engine
+step, calls = syncd.engine.Engine.step, []
+
+def broken(self, give_up):
+    calls.append(1)
+    if len(calls) == 2:
+        raise LookupError("made up")
+    return step(self, give_up)
+
+syncd.engine.Engine.step = broken
+"""
+
+
+def test_fault_in_syncd_itself_is_said_and_it_starts_over(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/sitecustomize.py").write_text(_BROKEN)
+    one = build()
+    one.environ["PYTHONPATH"] = f"{tmp_path / 'broken'}:{one.environ['PYTHONPATH']}"
+    one.start()
+    wait_until(lambda: "please report it" in one.reasons(), one.log())
+    assert "LookupError: made up" in one.reasons()
+    one.write_checkpoint("run/gen-000001", {"state.json": b"{}"})
+    wait_until(one.has_committed("run/gen-000001"), one.log())
+    wait_until(lambda: one.reasons() == "[]", one.reasons())
+    assert "unexpected failure; starting over" in one.log()
+
+
+def test_daemon_that_is_frozen_is_named_by_a_flush(build: Build) -> None:
+    one = build()
+    one.start()
+    assert one.daemon
+    os.kill(one.daemon.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    flushed = one.syncd("--once", "--timeout", "1")
+    os.kill(one.daemon.pid, signal.SIGCONT)
+    assert flushed.returncode == 1
+    assert "NOT SAFE: the daemon: it is running but not answering" in flushed.stderr
+    assert time.monotonic() - began < 45
+
+
+def test_daemon_that_ends_during_a_flush_is_named(build: Build) -> None:
+    one = build(SYNCD_BWLIMIT="300K")
+    one.start()
+    one.write_checkpoint("run/gen-000001", {"w": os.urandom(20_000_000), "state.json": b"{}"})
+    command = [sys.executable, "-m", "syncd", "--once"]
+    with subprocess.Popen(
+        command, cwd=one.disk, env=one.environ, stderr=subprocess.PIPE, text=True
+    ) as flush:
+        wait_until(lambda: bool((one.status() or {}).get("sent_bytes")), one.log())
+        time.sleep(3)  # by then the flush has been asked for
+        one.kill()
+        _, words = flush.communicate(timeout=60)
+    assert flush.returncode == 1
+    assert "NOT SAFE" in words

@@ -1,0 +1,132 @@
+"""Answers that no emulator gives: through the real SDK, from a server that says nothing else."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import trustme
+
+from syncd.errors import NeedsOperator
+from syncd.stores import open_store
+from tests.servers.azure import connection_string
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a server with one answer; its address."""
+    made: list[ThreadingHTTPServer] = []
+
+    def start(status: int, body: bytes = b"", tls: bool = False, **headers: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_POST = do_HEAD = answer
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+            server.handle_error = lambda *_: None  # type: ignore[method-assign]
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        made.append(server)
+        return f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in made:
+        server.shutdown()
+        server.server_close()
+
+
+def refusal(provider: str, env: dict[str, str]) -> str:
+    """Put an object there: the words for a person."""
+    store = open_store(provider, "bucket", env)
+    try:
+        with pytest.raises(NeedsOperator) as caught:
+            store.put("a", b"x")
+    finally:
+        store.close()
+    return caught.value.explain()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "remedy"),
+    [
+        ("AuthorizationPermissionMismatch", 403, "read, write, list and delete"),
+        ("AuthorizationFailure", 403, "firewall"),
+        ("KeyBasedAuthenticationNotPermitted", 403, "SAS token"),
+        ("ContainerDisabled", 403, "enable the container"),
+        ("LeaseIdMissing", 412, "break it"),
+        ("BlobImmutableDueToPolicy", 409, "use another one"),
+        ("AuthenticationFailed", 403, "AZURE_STORAGE_CONNECTION_STRING"),
+    ],
+)
+def test_what_azure_refuses_is_told_with_a_remedy(
+    serve: Serve, code: str, status: int, remedy: str
+) -> None:
+    url = serve(status, x_ms_error_code=code)
+    words = refusal("azure", {"AZURE_STORAGE_CONNECTION_STRING": connection_string(url)})
+    assert code in words
+    assert remedy in words
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "remedy"),
+    [
+        ("insufficientPermissions", 403, "roles/storage.objectUser"),
+        ("forbidden", 403, "roles/storage.objectUser"),
+        ("retentionPolicyNotMet", 403, "retention policy"),
+        ("quotaExceeded", 403, "SYNCD_KEEP_LAST"),
+    ],
+)
+def test_what_google_refuses_is_told_with_a_remedy(
+    serve: Serve, reason: str, status: int, remedy: str
+) -> None:
+    fault = {"code": status, "message": "no", "errors": [{"reason": reason, "message": "no"}]}
+    url = serve(status, json.dumps({"error": fault}).encode(), Content_Type="application/json")
+    words = refusal("gcs", {"STORAGE_EMULATOR_HOST": url})
+    assert f"{status} {reason}" in words
+    assert remedy in words
+
+
+@pytest.mark.parametrize("fault", ["nobody knows its authority", "it speaks no TLS"])
+def test_a_store_without_tls_that_can_be_trusted_is_told(serve: Serve, fault: str) -> None:
+    url = serve(200, tls=fault.startswith("nobody")).replace("http:", "https:")
+    env = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": url}
+    words = refusal("s3", {**env, "AWS_REGION": "us-east-1"})
+    assert "TLS certificate is not trusted, or it speaks no TLS" in words
+    assert "AWS_CA_BUNDLE" in words
+
+
+def test_no_credentials_for_s3_are_told(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    words = refusal("s3", {"AWS_ENDPOINT_URL": serve(200), "AWS_REGION": "us-east-1"})
+    assert "no usable S3 credentials" in words
+    assert "AWS_ACCESS_KEY_ID" in words
