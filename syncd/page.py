@@ -35,7 +35,7 @@ padding:.6rem .8rem;margin:0;min-width:0}
 .card b{display:block;font-size:1.25rem;overflow-wrap:anywhere}
 .fault{border-left:.3rem solid var(--bad);margin:.5rem 0;overflow-wrap:anywhere}
 .over{border-left-color:var(--edge)}
-progress{width:100%;height:.8rem;accent-color:var(--line)}
+progress{width:100%;height:.8rem;margin-bottom:1rem;accent-color:var(--line)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.7rem}
 svg{display:block;width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
 .grid{stroke:var(--edge)}.curve{fill:none;stroke:var(--line);stroke-width:2}
@@ -45,6 +45,9 @@ th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(
 vertical-align:top}
 th{color:var(--soft);font-weight:500}td.name{overflow-wrap:anywhere;min-width:10rem}
 td.when{white-space:nowrap}
+@media(max-width:36rem){svg text{font-size:18px}tr{display:flex;flex-wrap:wrap;gap:0 1rem;
+padding:.35rem 0;border-bottom:1px solid var(--edge)}tr:has(th){display:none}td{border:0;padding:0}
+td.name{flex:1 0 100%}td[data-is]::before{content:attr(data-is) " ";color:var(--soft)}}
 """
 
 _SCRIPT = """
@@ -83,7 +86,7 @@ def render(
     title = "syncd: needs attention" if red else "syncd: healthy"
     parts = [
         _header(state),
-        *(_fault(reason["message"], reason["hint"], "since " + _ago(reason["since"], now))
+        *(_fault(reason["message"], reason["hint"], f"for {words.duration(now - reason['since'])}")
           for reason in state["reasons"]),
         _cards(state),
         _under_way(state["under_way"]),
@@ -203,12 +206,12 @@ def _checkpoints(state: dict[str, Any], passages: list[dict[str, Any]], now: flo
     rows = [
         f'<tr><td class="name">{_text(p["checkpoint"])} <span class="soft">#{p["seq"]}</span></td>'
         f'<td class="when">{words.size(p["size"])}</td>'
-        f'<td class="when">{_when(p["written"], now)}</td>'
-        f'<td class="when">{_when(p["committed"], now)}</td>'
+        f'<td class="when" data-is="written">{_when(p["written"], now)}</td>'
+        f'<td class="when" data-is="committed">{_when(p["committed"], now)}</td>'
         + (
             f'<td class="bad">{_text(p["broken"])}</td></tr>'
             if p["broken"]
-            else f'<td class="when">{_when(p["verified"], now)}</td></tr>'
+            else f'<td class="when" data-is="verified">{_when(p["verified"], now)}</td></tr>'
         )
         for p in reversed(passages)
     ]

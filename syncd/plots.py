@@ -6,8 +6,8 @@ import html
 import time
 from collections.abc import Callable, Sequence
 
-WIDTH, HEIGHT = 600, 120
-_LEFT, _TOP, _BOTTOM = 4, 14, 18
+WIDTH, HEIGHT = 600, 130
+_LEFT, _TOP, _BOTTOM = 4, 22, 22
 _POINTS = 300
 """Points that are drawn at most: of those that fall together, the highest."""
 
@@ -22,9 +22,9 @@ def line(
     body = _curve(points, top, now) if len(points) > 1 else ""
     since = points[0][0] if points else now
     marks = (
-        f'<text x="{_LEFT}" y="11">{html.escape(words(top))}</text>'
-        f'<text x="{_LEFT}" y="{HEIGHT - 4}">{_clock(since)}</text>'
-        f'<text x="{WIDTH - _LEFT}" y="{HEIGHT - 4}" text-anchor="end">{_clock(now)} UTC</text>'
+        f'<text x="{_LEFT}" y="16">{html.escape(words(top))}</text>'
+        f'<text x="{_LEFT}" y="{HEIGHT - 5}">{_clock(since)}</text>'
+        f'<text x="{WIDTH - _LEFT}" y="{HEIGHT - 5}" text-anchor="end">{_clock(now)} UTC</text>'
     )
     base = HEIGHT - _BOTTOM
     return (
