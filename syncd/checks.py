@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 
 from syncd.clock import SystemClock
 from syncd.commitlog import CommitLog
 from syncd.config import Settings
 from syncd.engine import open_resilient
-from syncd.errors import NeedsOperator, NotFound, StoreError, SyncdError
+from syncd.errors import NeedsOperator, NotFound, Refused, StoreError, SyncdError
 from syncd.parting import HINT, parting
 from syncd.probe import probe
 from syncd.records import CommitRecord, Layout
@@ -29,16 +30,57 @@ from syncd.stores.base import ObjectStore
 _PATIENCE = 15.0
 """Seconds for which a step is retried."""
 
+_WIDTH = 16
+"""Characters of a step's name."""
+
 _SKEW = 300.0
 """Seconds that this machine's clock may be off before it is said."""
 
 
+_LIST, _WRITE, _READ = "reach and list", "write", "read"
+_CLOCK, _CONDITIONS, _HISTORY, _COPY = "clock", "conditional put", "one history", "copy"
+_PARTS, _UNFINISHED, _DELETE = "upload in parts", "unfinished", "delete"
+
+_BELOW = "arn:aws:s3:::{bucket}/{prefix}/*"
+_RIGHTS = {
+    "s3": {
+        _LIST: "s3:ListBucket on arn:aws:s3:::{bucket} for the prefix {prefix}/*",
+        _WRITE: f"s3:PutObject on {_BELOW}",
+        _READ: f"s3:GetObject on {_BELOW}",
+        _COPY: f"s3:GetObject and s3:PutObject on {_BELOW}",
+        _PARTS: f"s3:PutObject and s3:AbortMultipartUpload on {_BELOW}",
+        _UNFINISHED: "s3:ListBucketMultipartUploads on arn:aws:s3:::{bucket}",
+        _DELETE: f"s3:DeleteObject on {_BELOW}",
+    },
+    "gcs": {
+        _LIST: "storage.objects.list on {bucket}",
+        _WRITE: "storage.objects.create on {bucket}, and storage.objects.delete to replace",
+        _READ: "storage.objects.get on {bucket}",
+        _COPY: "storage.objects.get and storage.objects.create on {bucket}",
+        _PARTS: "storage.objects.create on {bucket}",
+        _DELETE: "storage.objects.delete on {bucket}",
+    },
+    "azure": {
+        _LIST: "list (l) on the container {bucket}",
+        _WRITE: "create and write (cw) on the container {bucket}",
+        _READ: "read (r) on the container {bucket}",
+        _COPY: "read and write (rw) on the container {bucket}",
+        _PARTS: "write (w) on the container {bucket}",
+        _DELETE: "delete (d) on the container {bucket}",
+    },
+}
+"""What a policy has to allow for each step, by the names that the provider gives it."""
+
+_SAME_RIGHT = {_CLOCK: _READ, _CONDITIONS: _WRITE, _HISTORY: _READ}
+
+
 @dataclass(frozen=True)
 class Step:
-    """One thing that has to work, and what to do when it does not."""
+    """One thing that has to work; ``needs`` names the step without which it proves nothing."""
 
     name: str
     work: Callable[[], str]
+    needs: str = ""
 
 
 class _Checks:
@@ -50,15 +92,16 @@ class _Checks:
 
     def steps(self) -> list[Step]:
         return [
-            Step("reach and list", self._list),
-            Step("write", self._write),
-            Step("read", self._read),
-            Step("clock", self._clock),
-            Step("conditional put", self._conditional),
-            Step("one history", self._one_history),
-            Step("copy", self._copy),
-            Step("upload in parts", self._parts),
-            Step("delete", self._delete),
+            Step(_LIST, self._list),
+            Step(_WRITE, self._write),
+            Step(_READ, self._read, needs=_WRITE),
+            Step(_CLOCK, self._clock, needs=_READ),
+            Step(_CONDITIONS, self._conditional, needs=_LIST),
+            Step(_HISTORY, self._one_history, needs=_LIST),
+            Step(_COPY, self._copy, needs=_READ),
+            Step(_PARTS, self._parts, needs=_WRITE),
+            Step(_UNFINISHED, self._unfinished),
+            Step(_DELETE, self._delete),
         ]
 
     def _list(self) -> str:
@@ -118,14 +161,24 @@ class _Checks:
             upload.send(1, bytes(part))
         finally:
             upload.abort()
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Refused):  # without the right to read this is not seen
             self._store.head(f"{self._key}-parts")
             raise StoreError("an aborted upload has left an object")
         return "started, sent and aborted"
 
+    def _unfinished(self) -> str:
+        """Uploads that were begun and left cost money: retention looks for them."""
+        found = list(self._store.pending_uploads(f"{self._layout.prefix}/"))
+        if any(upload.key == f"{self._key}-parts" for upload in found):
+            raise StoreError(
+                "an aborted upload is still there",
+                hint="S3: allow s3:AbortMultipartUpload; its parts cost money until they go",
+            )
+        return f"{len(found)} uploads under {self._layout.prefix}/"
+
     def _delete(self) -> str:
         self._store.delete([self._key, f"{self._key}-copy"])
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Refused):
             self._store.head(self._key)
             raise StoreError("a deleted object is still there")
         return "gone again"
@@ -142,24 +195,40 @@ def run(settings: Settings) -> int:
     console.print(f"settings   ok: {settings.cloud_provider}, bucket {settings.cloud_bucket}")
     clock = SystemClock()
     until = clock.monotonic()
-    failed = 0
     try:
         store = open_resilient(settings, clock, threading.Event(), lambda: until + _PATIENCE)
     except SyncdError as error:
-        console.print(f"open       [red]FAILED[/] {error.message}\n           remedy: {error.hint}")
+        console.print(f"{'open':<{_WIDTH}} [red]FAILED[/] {escape(error.message)}")
+        console.print(f"{'':<{_WIDTH}} remedy: {error.hint}", markup=False)
         return 1
+    broken: set[str] = set()
     for step in _Checks(store, Layout(settings.cloud_prefix)).steps():
+        if step.needs in broken:
+            broken.add(step.name)
+            console.print(f"{step.name:<{_WIDTH}} not tried: it needs {step.needs!r}")
+            continue
         until = clock.monotonic()
         try:
-            console.print(f"{step.name:<16} ok: {step.work()}")
+            console.print(f"{step.name:<{_WIDTH}} ok: {step.work()}", markup=False)
         except SyncdError as error:
-            failed += 1
-            console.print(f"{step.name:<16} [red]FAILED[/] {error.message}")
-            if error.hint:
-                console.print(f"{'':<16} remedy: {error.hint}")
-            if step.name == "reach and list":
+            broken.add(step.name)
+            console.print(f"{step.name:<{_WIDTH}} [red]FAILED[/] {escape(error.message)}")
+            hint = _remedy(settings, step.name, error)
+            if hint:
+                console.print(f"{'':<{_WIDTH}} remedy: {hint}", markup=False)
+            if step.name == _LIST and not isinstance(error, Refused):
                 break  # every other step would fail for the same reason
     store.close()
-    if not failed:
+    if not broken:
         console.print("everything works")
-    return 1 if failed else 0
+    return 1 if broken else 0
+
+
+def _remedy(settings: Settings, step: str, error: SyncdError) -> str:
+    """What to do: for a right that is missing, the very action that the policy lacks."""
+    rights = _RIGHTS.get(settings.cloud_provider, {})
+    words = rights.get(_SAME_RIGHT.get(step, step))
+    if not isinstance(error, Refused) or not words:
+        return error.hint
+    needed = words.format(bucket=settings.cloud_bucket, prefix=settings.cloud_prefix)
+    return f"allow {needed}; or correct CLOUD_PREFIX, if the policy is for another one"

@@ -7,6 +7,7 @@
     └── StoreError           raised at the edge, by the file of the store that met it
         ├── Transient        goes away by itself: retried for as long as it takes
         ├── NeedsOperator    a person must act: health goes red with the reason, retried slowly
+        │   └── Refused      the credentials are known, and lack the right for this request
         ├── Permanent        this object will never work: reported, skipped, the rest goes on
         │   ├── NotFound     there is no such object
         │   └── Conflict     the condition of a conditional request did not hold
@@ -67,6 +68,10 @@ class Transient(StoreError):
 
 class NeedsOperator(StoreError):
     """A person must act: credentials, permission, missing bucket or SDK, quota, clock skew."""
+
+
+class Refused(NeedsOperator):
+    """The store knows these credentials and does not allow them this request."""
 
 
 class Permanent(StoreError):

@@ -16,6 +16,7 @@ from syncd.errors import (
     NeedsOperator,
     NotFound,
     Permanent,
+    Refused,
     StoreError,
     Transient,
 )
@@ -86,7 +87,9 @@ def _translate_answer(  # noqa: PLR0911 - one for each kind
         off = clock_words(headers)
         if off:
             return NeedsOperator(f"{words}: {off}", hint=CLOCK_HINT)
-        return NeedsOperator(words, hint=_OPERATOR.get(code, _RIGHTS))
+        if code in _OPERATOR:
+            return NeedsOperator(words, hint=_OPERATOR[code])
+        return Refused(words, hint=_RIGHTS)
     if status == 404:
         return NotFound(words)
     if status == 409:

@@ -16,6 +16,7 @@ from syncd.errors import (
     NeedsOperator,
     NotFound,
     Permanent,
+    Refused,
     StoreError,
     Transient,
 )
@@ -105,8 +106,8 @@ def _translate_answer(  # noqa: PLR0911 - one for each kind
         off = clock_words(headers)
         if off:
             return NeedsOperator(f"{words}: {off}", hint=CLOCK_HINT)
-        fallback = _KEY if status == 401 else _RIGHTS
-        return NeedsOperator(words, hint=_OPERATOR.get(reason, fallback))
+        hint = _OPERATOR.get(reason, _KEY if status == 401 else _RIGHTS)
+        return (Refused if hint is _RIGHTS else NeedsOperator)(words, hint=hint)
     if status == 404 and (of_bucket or "bucket does not exist" in text.lower()):
         return NeedsOperator(f"{words}: there is no such bucket", hint=_BUCKET)
     if status in (404, 410):

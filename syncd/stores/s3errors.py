@@ -5,6 +5,7 @@ Only codes and our own words enter a message: the server's text may quote signed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from syncd.errors import (
     NeedsOperator,
     NotFound,
     Permanent,
+    Refused,
     StoreError,
     Transient,
 )
@@ -113,6 +115,14 @@ def status_of(error: BaseException | None) -> int:
     return int(_error_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def _region_of(error: boto.ClientError) -> str:
+    """Where the store says the bucket is; empty where it does not say."""
+    answer = _error_of(error)
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = headers.get("x-amz-bucket-region") or answer.get("Error", {}).get("Region") or ""
+    return region if re.fullmatch(r"[a-z0-9-]{2,32}", str(region)) else ""
+
+
 def translate(error: Exception, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
     """The error of this package for one of botocore's, met while doing ``what``."""
     if isinstance(error, boto.ClientError):
@@ -170,8 +180,10 @@ def _translate_answer(error: boto.ClientError, what: str) -> StoreError:  # noqa
         off = clock_words(headers)
         if off:
             return NeedsOperator(f"{words}: {off}", hint=CLOCK_HINT)
-        fallback = _REGION if status in (301, 307) else _RIGHTS
-        return NeedsOperator(words, hint=_OPERATOR.get(code, fallback))
+        hint = _OPERATOR.get(code, _REGION if status in (301, 307) else _RIGHTS)
+        if hint is _REGION and (region := _region_of(error)):
+            hint = f"the bucket is in {region}: set AWS_REGION={region}"
+        return (Refused if hint is _RIGHTS else NeedsOperator)(words, hint=hint)
     if status == 404:
         return NotFound(words)
     return Permanent(words)

@@ -74,7 +74,8 @@ class Bucket:
             pytest.skip(f"{self.kind} cannot prove this: no {ability!r}")
 
 
-def _run(server: _S) -> Iterator[_S]:
+def running(server: _S) -> Iterator[_S]:
+    """The server for as long as it is needed; a skip that says why where it is not installed."""
     try:
         server.start()
     except NotInstalled as missing:
@@ -88,37 +89,37 @@ def _run(server: _S) -> Iterator[_S]:
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[SeaweedFS]:
-    yield from _run(SeaweedFS())
+    yield from running(SeaweedFS())
 
 
 @pytest.fixture(scope="session")
 def seaweedfs_tls() -> Iterator[SeaweedFS]:
-    yield from _run(SeaweedFS(tls=True))
+    yield from running(SeaweedFS(tls=True))
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
-    yield from _run(Moto())
+    yield from running(Moto())
 
 
 @pytest.fixture(scope="session")
 def rclone() -> Iterator[Rclone]:
-    yield from _run(Rclone())
+    yield from running(Rclone())
 
 
 @pytest.fixture(scope="session")
 def fake_gcs() -> Iterator[FakeGcs]:
-    yield from _run(FakeGcs())
+    yield from running(FakeGcs())
 
 
 @pytest.fixture(scope="session")
 def gcp_emulator() -> Iterator[GcpEmulator]:
-    yield from _run(GcpEmulator())
+    yield from running(GcpEmulator())
 
 
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[Azurite]:
-    yield from _run(Azurite())
+    yield from running(Azurite())
 
 
 @pytest.fixture
@@ -248,6 +249,7 @@ __all__ = [
     "gcp_emulator",
     "moto",
     "rclone",
+    "running",
     "seaweedfs",
     "seaweedfs_tls",
     "strict_gcs",

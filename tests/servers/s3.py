@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.servers.process import Server, free_port, program
 
 KEY, SECRET = "AKTEST", "SKTESTSKTEST"
+LIMITED_KEY = "AKLIMITED"
 
 _GROWTH = """
 [master.maintenance]
@@ -71,7 +73,8 @@ class S3Server(Server):
 class SeaweedFS(S3Server):
     """Verifies signatures and checksums and keeps conditions; survives a kill."""
 
-    def __init__(self, tls: bool = False) -> None:
+    def __init__(self, tls: bool = False, limited: Sequence[str] = ()) -> None:
+        """``limited``: what a second identity may do, such as ``Read:bucket/prefix/*``."""
         super().__init__()
         self._tls = tls
         self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "metrics")}
@@ -88,7 +91,12 @@ class SeaweedFS(S3Server):
             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
-        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        second = {
+            "name": "limited",
+            "credentials": [{"accessKey": LIMITED_KEY, "secretKey": SECRET}],
+            "actions": list(limited),
+        }
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [identity, second]}))
         (self.folder / "master.toml").write_text(_GROWTH)
 
     @property
@@ -146,7 +154,36 @@ class Rclone(S3Server):
 
 
 class Moto(S3Server):
-    """Accepts wrong secrets and wrong checksums: no evidence of either."""
+    """Accepts wrong checksums, and until ``enforce`` wrong secrets: no evidence of either."""
 
     def command(self) -> Sequence[str]:
         return [program("bin", "moto_server"), "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def user(self, name: str, policy: Mapping[str, Any]) -> dict[str, str]:
+        """A user of IAM with this policy; the settings of its key."""
+        iam = boto3.session.Session().client(
+            "iam",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
+        iam.create_user(UserName=name)
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        iam.close()
+        return {
+            **self.env(),
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
+
+    def enforce(self) -> None:
+        """From now on signatures and policies count."""
+        reset = urllib.request.Request(
+            f"{self.url}/moto-api/reset-auth",
+            data=b"0",
+            method="POST",
+            headers={"Content-Type": "text/plain"},
+        )
+        urllib.request.urlopen(reset, timeout=10).close()

@@ -21,6 +21,7 @@ from syncd.errors import (
     NeedsOperator,
     NotFound,
     Permanent,
+    Refused,
     StoreError,
     Transient,
 )
@@ -187,8 +188,8 @@ def answered(code: str, status: int, **headers: str) -> ClientError:
         ("InvalidAccessKeyId", 403, NeedsOperator, "AWS_ACCESS_KEY_ID"),
         ("SignatureDoesNotMatch", 403, NeedsOperator, "AWS_SECRET_ACCESS_KEY"),
         ("ExpiredToken", 400, NeedsOperator, "new session credentials"),
-        ("AccessDenied", 403, NeedsOperator, "s3:ListBucket"),
-        ("SomethingNew", 403, NeedsOperator, "s3:ListBucket"),
+        ("AccessDenied", 403, Refused, "s3:ListBucket"),
+        ("SomethingNew", 403, Refused, "s3:ListBucket"),
         ("NoSuchBucket", 404, NeedsOperator, "CLOUD_BUCKET"),
         ("PermanentRedirect", 301, NeedsOperator, "AWS_REGION"),
         ("QuotaExceeded", 403, NeedsOperator, "SYNCD_KEEP_LAST"),
@@ -208,6 +209,21 @@ def test_every_code_has_its_class_and_a_remedy(
     assert type(error) is expected
     assert hint in error.hint
     assert "geheim" not in error.explain()
+
+
+@pytest.mark.parametrize(
+    ("error", "response"),
+    [
+        ({"Code": "PermanentRedirect"}, {"x-amz-bucket-region": "eu-central-1"}),
+        ({"Code": "AuthorizationHeaderMalformed", "Region": "eu-central-1"}, {}),
+    ],
+)
+def test_the_region_of_the_bucket_is_said_where_the_store_says_it(
+    error: dict[str, str], response: dict[str, str]
+) -> None:
+    where = {"HTTPStatusCode": 400, "HTTPHeaders": response}
+    answer = ClientError({"Error": error, "ResponseMetadata": where}, "PutObject")
+    assert translate(answer, "putting a").hint.endswith("set AWS_REGION=eu-central-1")
 
 
 def test_retry_after_is_honoured_as_seconds_and_as_a_date() -> None:
