@@ -188,10 +188,12 @@ class Seat:
                 broken.append(error)
                 return CommitRecord(seq, "", UNREADABLE, "", "")
 
-        for record in self._readers.map(read, sorted(sizes.keys() - known)):
-            if record:
-                self._journal.add_commit(record)
-        self.on_learnt(self._journal.known_commits().keys() - known)
+        found = list(self._readers.map(read, sorted(sizes.keys() - known)))
+        with self._journal.transaction():  # else a death in between trusts what is stale by now
+            for record in found:
+                if record:
+                    self._journal.add_commit(record)
+            self.on_learnt(self._journal.known_commits().keys() - known)
         return self._learn(self._log.sizes()) if pruned else broken  # it has gone on meanwhile
 
     def _forget_vanished(self, sizes: Mapping[int, int]) -> set[int]:

@@ -11,8 +11,9 @@ After each change of the store it is looked at:
 - a record names what lay on a disk at one moment, never a mixture;
 - a writer that has learnt that it is fenced makes no further change.
 
-With ``--numbered`` the store ignores put-if-absent, and all writers go on side by side: then
-every commit of each has to stay restorable.
+With ``--parts`` most files go up in parts, and each part is a request at which a machine may die:
+the next life goes on with the upload. With ``--numbered`` the store ignores put-if-absent, and all
+writers go on side by side: then every commit of each has to stay restorable.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Inline(Executor):
 class World:
     """The bucket, what was on the disks, and what must hold after each change."""
 
-    def __init__(self, numbered: bool, conditional_copy: bool) -> None:
+    def __init__(self, numbered: bool, conditional_copy: bool, parts: bool = False) -> None:
+        self.parts = parts
         self.store = SimStore(honours=not numbered, conditional_copy=conditional_copy)
         self.store.watch = self.changed
         self.numbered = numbered
@@ -173,17 +175,22 @@ class Gate:
 
 
 class GatedUpload:
-    """An upload whose last request is one that waits, too."""
+    """An upload whose last request is one that waits, too; with ``--parts`` all of them do."""
 
     def __init__(self, actor: Actor, upload: Any) -> None:
         self._actor = actor
         self._upload = upload
         self.key = upload.key
         self.id = upload.id
-        self.send = upload.send
         self.holds = upload.holds
         self.leave = upload.leave
         self.abort = upload.abort
+
+    def send(self, number: int, data: Any) -> str:
+        if not self._actor.world.parts:
+            return str(self._upload.send(number, data))
+        what = f"part {number} of {self.key}"
+        return str(self._actor.request(what, True, lambda: self._upload.send(number, data)))
 
     def finish(self, condition: Any = None) -> ObjectInfo:
         info: ObjectInfo = self._actor.request(
@@ -425,7 +432,7 @@ class Daemon(Actor):
         if self.contents and self.rng.random() < 0.25:
             return self.rng.choice(self.contents)
         self.written += 1
-        size = 3000 if self.rng.random() < 0.15 else 100
+        size = 3000 if self.rng.random() < (0.6 if self.world.parts else 0.15) else 100
         data = f"{self.name} {self.written:06}".encode().ljust(size, b".")
         self.contents.append(data)
         return data
@@ -442,10 +449,10 @@ def _clone(journal: Journal) -> Journal:
     return other
 
 
-def simulate(seed: int, numbered: bool = False) -> World:
+def simulate(seed: int, numbered: bool = False, parts: bool = False) -> World:
     """One interleaving; Violation if anything is wrong, with the trace in its notes."""
     rng = random.Random(seed)
-    world = World(numbered, conditional_copy=rng.random() < 0.4)
+    world = World(numbered, conditional_copy=rng.random() < 0.4, parts=parts)
     syncd.commit._ATTEMPTS = itertools.count(1)
     disk = Path(tempfile.mkdtemp(prefix="syncd-interleave-", dir=_fast_disk()))
     actors: list[Actor] = [
@@ -529,14 +536,16 @@ def _prepare() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def run(seeds: range, numbered: bool = False) -> Iterator[tuple[int, str, int]]:
+def run(
+    seeds: range, numbered: bool = False, parts: bool = False
+) -> Iterator[tuple[int, str, int]]:
     """Each seed, what was wrong with it ("": nothing), and how many commits it made."""
     single_put = syncd.transfer.SINGLE_PUT
     _prepare()
     try:
         for seed in seeds:
             try:
-                yield seed, "", simulate(seed, numbered).committed
+                yield seed, "", simulate(seed, numbered, parts).committed
             except Violation as violation:
                 yield seed, str(violation), 0
     finally:
@@ -544,9 +553,11 @@ def run(seeds: range, numbered: bool = False) -> Iterator[tuple[int, str, int]]:
         logging.disable(logging.NOTSET)
 
 
-def run_all(seeds: range, numbered: bool = False) -> list[tuple[int, str, int]]:
+def run_all(
+    seeds: range, numbered: bool = False, parts: bool = False
+) -> list[tuple[int, str, int]]:
     """The same, for another process."""
-    return list(run(seeds, numbered))
+    return list(run(seeds, numbered, parts))
 
 
 def main() -> int:
@@ -555,12 +566,13 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--numbered", action="store_true")
+    parser.add_argument("--parts", action="store_true", help="mostly large files, gone on with")
     parser.add_argument("--trace", action="store_true", help="print every step of the one seed")
     chosen = parser.parse_args()
     if chosen.trace:
         _prepare()
         try:
-            print("\n".join(simulate(chosen.first, chosen.numbered).trace))
+            print("\n".join(simulate(chosen.first, chosen.numbered, chosen.parts).trace))
         except Violation as violation:
             print("\n".join(getattr(violation, "__notes__", [])), violation)
             return 1
@@ -572,7 +584,9 @@ def main() -> int:
         for at in range(chosen.first, chosen.first + chosen.seeds, 100)
     ]
     with ProcessPoolExecutor(chosen.jobs) as pool:
-        for results in pool.map(run_all, shares, itertools.repeat(chosen.numbered)):
+        for results in pool.map(
+            run_all, shares, itertools.repeat(chosen.numbered), itertools.repeat(chosen.parts)
+        ):
             for seed, words, count in results:
                 commits += count
                 if words:

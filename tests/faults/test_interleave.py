@@ -24,6 +24,17 @@ def test_what_was_once_torn_is_not(seed: int) -> None:
     assert [words for _, words, _ in run(range(seed, seed + 1))] == [""]
 
 
+def test_a_death_while_learning_the_log_trusts_no_stale_name() -> None:
+    """What was learnt was known to the next life, what it meant for plain keys was not."""
+    assert [words for _, words, _ in run(range(191, 192), parts=True)] == [""]
+
+
+@pytest.mark.slow
+def test_uploads_that_others_go_on_with() -> None:
+    results = list(run(range(300), parts=True))
+    assert [(seed, words) for seed, words, _ in results if words] == []
+
+
 @pytest.mark.slow
 def test_side_by_side_where_nobody_can_be_fenced() -> None:
     results = list(run(range(300), numbered=True))
