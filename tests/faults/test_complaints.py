@@ -1,7 +1,4 @@
-"""What users of other tools complain of, one by one, where no other file holds the test.
-
-docs/complaints.md tells which complaint is proven where.
-"""
+"""What users of other tools complain of, one by one, where no other file holds the test."""
 
 from __future__ import annotations
 
