@@ -6,6 +6,7 @@ one that cannot be had is skipped, with the installer's words.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -73,7 +74,12 @@ class Training:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "syncd", "--", *command],
                 cwd=machine.disk,
-                env={**machine.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+                env={
+                    **machine.environ,
+                    "CUDA_VISIBLE_DEVICES": "",
+                    "OMP_NUM_THREADS": "1",
+                    "TORCH_EXTENSIONS_DIR": str(ROOT / "tests/.recipes/torch_extensions"),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -110,6 +116,8 @@ def machines(tmp_path: Path) -> Iterator[list[Machine]]:
     for machine in made:
         for pid in working_on(machine.disk):
             os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # a child of ours, where a test failed
+                os.waitpid(pid, 0)
 
 
 def commits(machine: Machine) -> list[str]:
@@ -134,8 +142,12 @@ def test_recipe_resumes_on_another_machine(machines: list[Machine], recipe: str)
         assert first.process.poll() is None, first.said()
         return ((one.status() or {}).get("commits") or 0) >= 2
 
-    wait_until(has_committed, first.said(), patience=240)
-    first.lose()
+    try:
+        wait_until(has_committed, "two commits", patience=240)
+    except AssertionError:
+        pytest.fail(first.said())
+    finally:
+        first.lose()
     newest = commits(two)[0]
     second = Training(two, recipe)
 
@@ -143,7 +155,7 @@ def test_recipe_resumes_on_another_machine(machines: list[Machine], recipe: str)
         assert second.process.poll() is None, second.said()
         return "resumed at step" in second.said()
 
-    wait_until(has_resumed, second.said(), patience=240)
+    wait_until(has_resumed, "the restored step", patience=240)
     resumed = re.search(r"resumed at step (\d+)", second.said())
     assert resumed
     assert int(resumed[1]) in steps(newest), second.said()

@@ -174,16 +174,18 @@ def fill(folder: Path) -> None:
 
 
 def bucket_is_not_there(rig: Rig) -> str:
-    rig.start_broken(CLOUD_BUCKET=str(rig.folder / "nowhere"))
+    rig.start_broken(CLOUD_BUCKET=str(rig.folder / "not/mounted"))
     return "does not exist"
 
 
 def volume_goes_away(rig: Rig) -> str:
-    rig.begin()
-    rig.bucket.rename(rig.folder / "gone")
+    volume = rig.folder / "volume"
+    volume.mkdir()
+    rig.begin(CLOUD_BUCKET=str(volume / "bucket"))
+    volume.rename(rig.folder / "gone")
     rig.now()
     rig.write()
-    return str(rig.bucket)
+    return str(volume)
 
 
 def bucket_is_full(rig: Rig) -> str:
@@ -242,8 +244,8 @@ def checkpoint_of_links_that_lead_out(rig: Rig) -> str:
     rig.begin()
     (rig.folder / "elsewhere.bin").write_bytes(b"weights")
     rig.now()
-    (rig.one.checkpoints / "gen-7").mkdir()
-    (rig.one.checkpoints / "gen-7/w.bin").symlink_to(rig.folder / "elsewhere.bin")
+    (rig.one.checkpoints / "set-7").mkdir()
+    (rig.one.checkpoints / "set-7/w.bin").symlink_to(rig.folder / "elsewhere.bin")
     return "its links lead out of the checkpoint"
 
 
@@ -308,7 +310,7 @@ def two_machines_on_a_store_that_cannot_fence(rig: Rig) -> str:
 
 
 def settings_file_is_spoilt(rig: Rig) -> str:
-    rig.start_broken(CLOUD_BUCKET=str(rig.folder / "nowhere"))
+    rig.start_broken(CLOUD_BUCKET=str(rig.folder / "not/mounted"))
     wait_until(lambda: rig.healthz()[0] == 503, "the first fault")
     rig.now()
     (rig.one.disk / ".env").write_text("SYNCD_BWLIMIT=fast\n")

@@ -27,6 +27,16 @@ from importlib.metadata import version
 print(f"torch=={version('torch').partition('+')[0]}\nnumpy=={version('numpy')}")
 PY
 
+# DeepSpeed compiles a part of itself at its first start: done here, once, where it may take its time
+export TORCH_EXTENSIONS_DIR=$here/torch_extensions DS_ACCELERATOR=cpu
+first_start() {
+    [ "$1" != deepspeed ] || {
+        find "$TORCH_EXTENSIONS_DIR" -name lock -delete 2>/dev/null || true
+        "$here/bin/python" -c \
+            'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load()'
+    }
+}
+
 failed=0
 for name in "$@"; do
     wanted=${needs[$name]:?unknown framework}
@@ -36,7 +46,8 @@ for name in "$@"; do
     fi
     # shellcheck disable=SC2086  # a list of requirements
     if DS_BUILD_OPS=0 "$here/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --no-build-isolation -c "$here/constraints.txt" $wanted >"$here/$name.log" 2>&1; then
+        --no-build-isolation -c "$here/constraints.txt" $wanted >"$here/$name.log" 2>&1 &&
+        PATH=$here/bin:$PATH first_start "$name" >>"$here/$name.log" 2>&1; then
         echo "$wanted" >"$stamp"
         echo "$name: installed"
     else
