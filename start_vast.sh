@@ -17,9 +17,14 @@ checkpoint back, then runs trainer and syncd until the training ends.
   --demo         a small training with its own data, everything under demo/; run it again and it
                  goes on; delete demo/checkpoints and it restores from demo/bucket
   --resume       go on from the newest checkpoint: the one on this disk, else the bucket's
-  --data FILE    the market data to train on (or TRAINER_DATA)
+  --data FILE    the market data to train on (or TRAINER_DATA); one that is not here is fetched
+                 from the bucket, where `python -m syncd data put FILE` has put it
   --cpu          train without a GPU
-  --check        only prove that everything is ready, then end
+  --check        only prove that everything is ready: a table, then end
+  --detach       go on in the background and leave at once: for an on-start line; the output is
+                 appended to .syncd/start.log. Started twice, the second says so and ends with 0
+  --drop-in      print a program for the supervisord of Vast.ai's own image, with all other
+                 options: > /etc/supervisor/conf.d/eigen2.conf
   --allow-new    with --resume: start a new training although nothing in the bucket is intact
   --install A,B  only make the environment with these extras (s3, gcs, azure, trainer), then end
   -h, --help     this text
@@ -46,12 +51,24 @@ exit codes:
 HELP
 }
 
+# The table of --check: one row for each step that was taken.
+rows=() step=''
+row() { rows+=("$(printf '%-10s %-7s %s' "$step" "$1" "$2")"); }
+table() {
+    printf '\n%-10s %-7s %s\n' step state words
+    printf '%s\n' "${rows[@]}"
+}
+
 say() { printf '%s\n' "start: $*"; }
 warn() { printf '%s\n' "start: WARNING: $*" >&2; }
 die() {
     local code=$1
     shift
     printf '%s\n' "start: ERROR: $1" >&2
+    if [[ -n ${check-} ]]; then
+        row "FAILED" "$1"
+        table
+    fi
     shift
     local remedy
     for remedy in "$@"; do printf '%s\n' "       $remedy" >&2; done
@@ -64,13 +81,15 @@ trap 'exit 130' INT
 
 # -- options
 
-demo='' resume='' cpu='' check='' allow_new='' install='' data=''
+detach='' drop_in='' demo='' resume='' cpu='' check='' allow_new='' install='' data=''
 trainer_args=()
 
 absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac; }
 
 while (($#)); do
     case $1 in
+    --detach) detach=1 ;;
+    --drop-in) drop_in=1 ;;
     --demo) demo=1 ;;
     --resume) resume=1 ;;
     --cpu) cpu=1 ;;
@@ -136,7 +155,7 @@ readonly KNOWN="CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX
     SYNCD_LOG_INTERVAL SYNCD_BWLIMIT SYNCD_SNAPSHOT_LIMIT SYNCD_CONCURRENCY SYNCD_SHUTDOWN_GRACE SYNCD_KEEP_LAST
     SYNCD_KEEP_LAST_LOCAL SYNCD_KEEP_EVERY SYNCD_EXCLUDE SYNCD_HTTP RESUME_FROM
     CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON
-    CONTAINER_ID VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR"
+    ON_FINISH CONTAINER_ID CONTAINER_API_KEY VAST_URL VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR"
 
 # set_default NAME VALUE: what is set already, even to nothing, stays as it is
 set_default() { [[ -n ${!1+set} ]] || export "$1=$2"; }
@@ -425,9 +444,19 @@ check_data() {
     : "${data:=${TRAINER_DATA-}}"
     [[ -n $data ]] || die "$EXIT_DATA" "no market data: name the file with --data FILE or TRAINER_DATA" \
         "to try it with made-up data: bash start_vast.sh --demo"
+    if [[ ! -e $data && -n ${CLOUD_BUCKET-} ]]; then return; fi # fetched once packages are here
     [[ -f $data ]] || die "$EXIT_DATA" "the data file is not there: $data"
     [[ -s $data ]] || die "$EXIT_DATA" "the data file is empty: $data"
     [[ -r $data ]] || die "$EXIT_DATA" "the data file cannot be read by this user: $data"
+}
+
+fetch_data() {
+    [[ -z $demo && ! -e $data ]] || return 0
+    say "data       not here: fetching ${data##*/} from the bucket"
+    "$python" -m syncd data get "${data##*/}" --to "$data" 9>&- ||
+        die "$EXIT_DATA" "the data file is not there, and was not fetched: $data" \
+            "put it into the bucket: python -m syncd data put FILE; or name another with --data"
+    check_data
 }
 
 make_demo_data() {
@@ -461,9 +490,58 @@ restore() {
     esac
 }
 
+# -- other ways to be started
+
+# The same options, for a start from another folder.
+given() {
+    local name
+    for name in demo resume cpu check allow_new; do
+        if [[ -n ${!name} ]]; then printf '%s\0' "--${name//_/-}"; fi
+    done
+    if [[ -n $data ]]; then printf '%s\0' --data "$data"; fi
+    if ((${#trainer_args[@]})); then printf '%s\0' -- "${trainer_args[@]}"; fi
+}
+
+# The child takes the lock again: should two have come this far, the later one only says so.
+go_on_in_background() {
+    local words=()
+    mapfile -d '' -t words < <(given)
+    exec 9>&-
+    nohup setsid bash "$here/start_vast.sh" "${words[@]}" >>.syncd/start.log 2>&1 </dev/null &
+    say "started in the background, process $!; its output goes to $here/.syncd/start.log"
+    exit 0
+}
+
+print_drop_in() {
+    local word options=''
+    while IFS= read -r -d '' word; do
+        printf -v word '%q' "$word"
+        options+=" ${word//%/%%}"
+    done < <(given)
+    cat <<CONF
+[program:eigen2]
+command=bash ${here//%/%%}/start_vast.sh$options
+directory=${here//%/%%}
+autorestart=false
+startsecs=0
+; what the training's own supervisord needs to save and to flush
+stopwaitsecs=200
+stopasgroup=false
+killasgroup=true
+redirect_stderr=true
+stdout_logfile=${here//%/%%}/.syncd/start.log
+stdout_logfile_maxbytes=0
+CONF
+}
+
 # -- the way
 
+if [[ -n $drop_in ]]; then
+    print_drop_in
+    exit 0
+fi
 if [[ -z $install ]]; then lock; fi
+if [[ -n $detach ]]; then go_on_in_background; fi
 if [[ -n $demo ]]; then settings_of_demo; fi
 settings_of_process_1
 settings_of_file
@@ -484,7 +562,9 @@ local) extras=(trainer) ;;
 esac
 
 report_machine
+step=gpu
 if [[ -n $cpu ]]; then
+    row skipped "--cpu"
     say "gpu        not used (--cpu)"
     without_gpu
 else
@@ -494,16 +574,29 @@ else
         while IFS= read -r line; do say "gpu        $line"; done <<<"$gpus"
     fi
 fi
+step=data
 check_data
+step=python
 make_environment
+row ok "$venv"
+step=packages
 install_packages "${extras[@]}"
+row ok "${extras[*]}"
+step=gpu
 if [[ -z $cpu ]]; then
     prove_gpus
     judge_gpus
+    [[ -n $cpu ]] || row ok "$(head -n 1 <<<"$gpus")"
 fi
 make_demo_data
+step=bucket
 check_settings
+row ok "${CLOUD_PROVIDER:-local} ${CLOUD_BUCKET:-none: nothing is copied}"
+step=data
+fetch_data
+row ok "$data"
 if [[ -n $check ]]; then
+    table
     say "ready: nothing stands in the way of the training"
     exit 0
 fi

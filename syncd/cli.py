@@ -166,11 +166,37 @@ def list_commits(as_json: bool) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def verify(as_json: bool) -> None:
+@click.option("--newest", is_flag=True, help="Only the newest; there has to be one.")
+def verify(as_json: bool, newest: bool) -> None:
     """Read every committed object back and prove it. Exit 0, or 3 if one is not intact."""
     from syncd import manual
 
-    sys.exit(manual.verify(load_settings(), as_json))
+    sys.exit(manual.verify(load_settings(), as_json, newest))
+
+
+@cli.group()
+def data() -> None:
+    """The training's data file, kept in the bucket as PREFIX/data/NAME."""
+
+
+@data.command("put")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def put_data(file: Path) -> None:
+    """Send FILE to the bucket, and its SHA-256 beside it."""
+    from syncd import datafile
+
+    click.echo(f"syncd: {datafile.put(load_settings(), file)}", err=True)
+
+
+@data.command("get")
+@click.argument("name")
+@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="Instead of data/NAME.")
+def get_data(name: str, to: Path | None) -> None:
+    """Fetch NAME from the bucket, prove it by its SHA-256 and put it into its place."""
+    from syncd import datafile
+
+    target = to or Path("data") / name
+    click.echo(f"syncd: {datafile.get(load_settings(), name, target)}", err=True)
 
 
 @cli.command()

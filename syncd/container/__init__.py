@@ -5,6 +5,7 @@
     keeper       event listener: restarts after a crash, flushes at the end, shuts down
     sync_plugin  `supervisorctl sync`: the health of the copies
     report       the few lines a person reads at the end
+    instance     stops or destroys the rented machine, where ON_FINISH asks for it
     rundir       the files by which these tell each other how things stand
     probe        asks syncd for its status, as a child process
 

@@ -22,7 +22,7 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from syncd.container import probe, report
+from syncd.container import instance, probe, report
 from syncd.container.rundir import RunDir
 
 EXIT_STOPPED = 128 + signal.SIGTERM
@@ -170,6 +170,10 @@ def launch(config: Path | None, trainer_args: tuple[str, ...]) -> int:
         lines = report.final(outcome, exit_status(supervisor, "trainer"))
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
+        done = instance.finish(outcome)
+        if done:
+            sys.stdout.write(f"  {'instance':<14}  {done}\n")
+            sys.stdout.flush()
     return outcome.code if outcome else EXIT_STOPPED
 
 

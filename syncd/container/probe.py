@@ -85,6 +85,12 @@ def newest_commit(*, timeout: float = 15.0) -> Mapping[str, Any] | None:
     return None
 
 
+def newest_is_intact(*, timeout: float = 6 * 3600.0) -> bool:
+    """Read the newest commit back from the store and prove it; False when that cannot be done."""
+    code, _ = ask(["verify", "--newest", "--json"], timeout=timeout)
+    return code == 0
+
+
 def flush(grace: float) -> bool | None:
     """Have everything complete on disk committed; True when all of it is safe, None: no answer.
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processes import wait_until
+
 ROOT = Path(__file__).parents[2]
 
 SMI_4090 = "0, NVIDIA GeForce RTX 4090, 580.65.06, 24564 MiB, 8.9"
@@ -142,8 +144,8 @@ class Project:
     def smi(self, script: str) -> None:
         self.tool(self.bin / "nvidia-smi", script)
 
-    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environ = {
+    def environ(self, **more: str) -> dict[str, str]:
+        return {
             "PATH": self.path,
             "HOME": str(self.folder),
             "PYTHONPATH": str(self.stubs),
@@ -153,10 +155,12 @@ class Project:
             "STUB_ARCHS": CUDA_13,
             **more,
         }
+
+    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", str(self.folder / "start_vast.sh"), *words],
             cwd=self.folder,
-            env=environ,
+            env=self.environ(**more),
             capture_output=True,
             text=True,
             timeout=60,
@@ -220,8 +224,91 @@ def test_check_proves_and_starts_nothing(project: Project) -> None:
     done = project.run(*TRAIN, "--check")
     assert done.returncode == 0, done.stderr
     assert "ready" in done.stdout
+    table = [line.split()[:2] for line in done.stdout.partition("\nstep ")[2].splitlines()[1:-1]]
+    assert table == [
+        ["gpu", "skipped"], ["python", "ok"], ["packages", "ok"], ["bucket", "ok"], ["data", "ok"],
+    ]  # fmt: skip
     assert not (project.folder / "started.json").exists()
     assert project.run(*TRAIN, "--check", STUB_CHECK="1").returncode == 1
+
+
+def test_check_ends_its_table_with_what_stands_in_the_way(project: Project) -> None:
+    done = project.run("--check", "--data", "market.csv")
+    assert done.returncode == 12
+    assert done.stdout.splitlines()[-1].split()[:3] == ["gpu", "FAILED", "no"]
+
+
+# -- the other ways to be started
+
+
+def test_detached_it_leaves_at_once_and_twice_is_once(project: Project) -> None:
+    slow = project.stubs / "syncd" / "container" / "__main__.py"
+    slow.write_text(CONTAINER + "\nimport time\nwhile not Path('end').exists(): time.sleep(0.05)\n")
+    first = project.run(*TRAIN, "--detach", "--resume", "--", "--population", "8")
+    assert first.returncode == 0, first.stderr
+    assert "started in the background" in first.stdout
+    wait_until((project.folder / "started.json").exists, "the container")
+    second = project.run(*TRAIN, "--detach", "--resume")
+    assert second.returncode == 0
+    assert "already running" in second.stdout
+    (project.folder / "end").touch()
+    lock = project.folder / ".syncd" / "start.lock"
+    wait_until(lambda: free(lock), "the end of the container")
+    arguments, environ = project.started()
+    assert arguments == [
+        "--resume", "--population", "8", "--data", str(project.folder / "market.csv"),
+    ]  # fmt: skip
+    assert environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert "start: machine" in (project.folder / ".syncd" / "start.log").read_text()
+
+
+def free(lock: Path) -> bool:
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def test_a_drop_in_is_run_by_another_supervisord(project: Project, tmp_path: Path) -> None:
+    (project.folder / "my data.csv").write_text("date,close\n")
+    done = project.run("--drop-in", "--cpu", "--data", "my data.csv")
+    assert done.returncode == 0, done.stderr
+    (project.folder / ".syncd").mkdir(exist_ok=True)
+    conf = tmp_path / "supervisord.conf"
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "eigen2.conf").write_text(done.stdout)
+    conf.write_text("[supervisord]\n[include]\nfiles = conf.d/*.conf\n")
+    words = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)]
+    with (tmp_path / "log").open("wb") as log:
+        other = subprocess.Popen(
+            [*words, "-l", str(tmp_path / "supervisord.log"), "-j", str(tmp_path / "pid")],
+            cwd=tmp_path,
+            env=project.environ(),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until((project.folder / "started.json").exists, "the container", 60)
+    finally:
+        other.terminate()
+        other.wait(30)
+    assert project.started()[0] == ["--data", str(project.folder / "my data.csv")]
+
+
+def test_a_stop_while_it_prepares_ends_with_143(project: Project) -> None:
+    project.smi("touch looking; sleep 5")
+    process = subprocess.Popen(
+        ["bash", str(project.folder / "start_vast.sh"), "--data", "market.csv"],
+        cwd=project.folder,
+        env=project.environ(GPU_CHECK_TIMEOUT="5"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until((project.folder / "looking").exists, "the look for GPUs")
+    process.terminate()
+    assert process.wait(30) == 143
 
 
 # -- already running, folders
@@ -349,6 +436,19 @@ def test_a_missing_or_empty_data_file_is_13(project: Project, words: list[str], 
     done = project.run("--cpu", *words)
     assert done.returncode == 13
     assert said in done.stderr
+
+
+def test_a_missing_data_file_is_fetched_from_the_bucket_or_ends_with_13(project: Project) -> None:
+    where = {"CLOUD_BUCKET": "b"}
+    done = project.run("--cpu", "--data", "far.csv", STUB_DATA="1", **where)
+    assert done.returncode == 13
+    assert "python -m syncd data put" in done.stderr
+    syncd = project.stubs / "syncd" / "__main__.py"
+    fetched = 'word == "data" and Path(sys.argv[-1]).write_text(" ".join(sys.argv[2:4]))\n'
+    syncd.write_text(SYNCD.replace("sys.exit", fetched + "sys.exit"))
+    done = project.run("--cpu", "--data", "far.csv", **where)
+    assert done.returncode == 0, done.stderr
+    assert (project.folder / "far.csv").read_text() == "get far.csv"
 
 
 def test_the_data_file_can_come_from_the_settings(project: Project) -> None:
