@@ -103,7 +103,7 @@ def test_what_the_command_leaves_is_committed_and_its_exit_code_kept(
     run = Run(one, f"save(5)\nsave(10)\n{ending}")
     assert run.wait() == {"s": 7, "o": 137}[ending[0]], run.errors()
     assert sorted(committed(one)) == ["gen-000005", "gen-000010"]
-    assert daemons(one) == []
+    wait_until(lambda: daemons(one) == [], "the hanging daemon is gone")
 
 
 def test_checkpoint_is_restored_before_the_command_begins(build: Build) -> None:
@@ -224,6 +224,20 @@ def test_daemon_that_is_killed_hurts_nobody_and_comes_back(build: Build) -> None
     run.process.stdin.write("go on\n")
     assert run.wait() == 6
     assert sorted(committed(one)) == ["gen-000005", "gen-000010"]
+
+
+def test_daemon_that_hangs_holds_nobody_up(build: Build) -> None:
+    one = build(SYNCD_SHUTDOWN_GRACE="1")
+    run = Run(one, "save(5)\nsay('saved')\ninput()\nsys.exit(6)")
+    assert run.line() == "saved"
+    wait_until(one.has_committed("gen-000005"), run.errors())
+    (hanging,) = daemons(one)
+    os.kill(hanging, signal.SIGSTOP)
+    assert run.process.stdin
+    run.process.stdin.write("go on\n")
+    assert run.wait() == 6
+    assert "the daemon did not end in time" in run.errors()
+    wait_until(lambda: daemons(one) == [], "the hanging daemon is gone")
 
 
 def test_settings_that_cannot_be_used_are_2_before_anything_begins(build: Build) -> None:

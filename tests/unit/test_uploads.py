@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import syncd.logobjects
 import syncd.transfer
 from syncd.errors import GaveWay, NotFound, Transient
 from syncd.stores.base import Buffer, PendingUpload
@@ -59,7 +60,8 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncd.transfer, "SINGLE_PUT", PART)
+    for module in (syncd.transfer, syncd.logobjects):
+        monkeypatch.setattr(module, "SINGLE_PUT", PART)
 
 
 @pytest.fixture
