@@ -123,8 +123,14 @@ class Retention:
         began = self._clock.now()
         # in this order: what took the place of those that are going is in the log by now
         interrupted = list(self._log.being_pruned())
-        numbers = self._log.numbers()
+        sizes = self._log.sizes()
+        numbers = sorted(sizes)
         records = list(self._log.newest_first(numbers))
+        now = self._log.sizes()
+        if any(now.get(seq) != size for seq, size in sizes.items()):
+            # somebody else prunes: what was the newest of its series may be missing here, and
+            # what has taken its place may lean on it
+            return self.prune(keep, dry_run, every=every)
         broken = [record for record in records if isinstance(record, Corrupt)]
         if broken:
             raise Corrupt(

@@ -14,6 +14,12 @@ CAUGHT = {
     60: "a commit learnt while claiming left its plain key trusted as a source of copies",
     63: "a number that was pruned while it was read was claimed again",
     272: "a pruning judged what another had taken out by a view of the log from before",
+    5108: "a life that ended while it learnt the log left outdated plain keys trusted",
+    13279: "the same, and the next life learnt the rest",
+    5196: "a pruning read the log while another pruned: the newest of a series was missing to it",
+    8323: "the same, with a lone file",
+    10394: "the same, of a checkpoint that leans on an older commit's objects",
+    10648: "the same, by a person who slept",
     361: "records were taken out newest first: the older one then told only half",
 }
 """Seeds that once ended with something torn, and by what."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from syncd.records import CommitRecord, parse_record
 from syncd.retention import Retention
 from syncd.stores.base import Upload
 from syncd.stores.directory import DirectoryStore
-from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
+from tests.workbench import LAYOUT, Died, Machine, age, restore_newest, restorer, tree
 
 
 @pytest.fixture
@@ -307,3 +308,33 @@ def test_upload_that_was_given_up_takes_no_more_parts(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="given up"):
         upload.send(2, b"x" * 10)
     assert tree(tmp_path / "bucket") == {}
+
+
+def test_life_that_ends_while_it_learns_the_log_leaves_no_key_trusted(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Another machine has refreshed a plain key: nothing is copied from there any more."""
+    machine.write("model/a.bin", b"content of one")
+    machine.commit_all()
+    two = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b")
+    two.write("model/a.bin", b"content of two")
+    two.start()
+    two.commit_all()
+    two.write("last.bin", b"x")
+    (newest,) = two.commit_all()
+
+    class Dying(DirectoryStore):
+        def read(self, key: str, *part: Any, **more: Any) -> Iterator[bytes]:
+            if key == LAYOUT.commit(newest.seq):
+                raise Died
+            return super().read(key, *part, **more)
+
+    machine.journal.close()
+    again = Machine(machine.disk, machine.bucket, "w-3", store=Dying(tmp_path / "bucket"))
+    with pytest.raises(Died):
+        again.start()
+    again.journal.close()
+    once_more = Machine(machine.disk, machine.bucket, "w-4").start()
+    once_more.write("new/a.bin", b"content of one")
+    once_more.commit_all()
+    assert prove_all(tmp_path / "bucket") >= 4

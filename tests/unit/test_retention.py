@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,3 +166,34 @@ def test_what_was_left_out_may_go_from_disk_once_newer_ones_are_committed(tmp_pa
     age(machine.write("run/gen-000005/state.json", "{ }"), 500)
     changed = next(unit for unit in units(scan(machine.root) or found) if unit.path == old.path)
     assert not machine.pipeline.is_obsolete(changed), "it may be half written now"
+
+
+def test_two_prunings_at_once_take_nothing_that_a_newer_commit_leans_on(tmp_path: Path) -> None:
+    """One lists the log, and while it reads the records another commits and prunes."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number in (1, 2):
+        machine.write("model/a.bin", b"a of save %d" % number)
+        machine.write("model/b.bin", b"b of save %d" % number)
+        machine.commit_all()
+    machine.write("other.bin", b"x")
+    machine.commit_all()
+
+    class Meanwhile(DirectoryStore):
+        """As soon as the first record is read, the other machine goes on."""
+
+        begun = False
+
+        def read(self, key: str, *part: Any, **more: Any) -> Iterator[bytes]:
+            if not self.begun:
+                self.begun = True
+                machine.write("model/b.bin", b"b of save 3")
+                machine.commit_all()
+                Retention(DirectoryStore(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1)
+            return super().read(key, *part, **more)
+
+    Retention(Meanwhile(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(1)
+    for name in ("a", "b"):  # the plain names move on
+        machine.write(f"model/{name}.bin", f"{name} of save 4")
+    machine.commit_all()
+    names = [commit.checkpoint for commit in commits(tmp_path / "bucket")]
+    assert names == ["model", "model", "other.bin"]
