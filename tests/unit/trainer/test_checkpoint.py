@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.trainer.worlds import SMALL, digest, fresh, state_of
+from tests.benchmarks.trainer_gpu import gpu, resumed_apart
+from tests.unit.trainer.worlds import CPU, SMALL, digest, exchange, fresh, state_of
 from trainer import checkpoint
 from trainer.errors import UsageFault
 from trainer.saver import Saver
@@ -192,6 +193,16 @@ def test_local_retention_keeps_the_newest(tmp_path: Path) -> None:
         assert saver.finish(current)
     names = sorted(p.name for p in (tmp_path / "ck" / "r").iterdir())
     assert names == ["gen-000003", "gen-000004"]
+
+
+def test_the_benchmark_of_a_gpu_finds_a_resumed_run_the_same_and_says_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = exchange(tmp_path)
+    assert resumed_apart(SMALL, place, CPU, tmp_path) == (0.0, True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu(SMALL)
+    assert "nothing was measured" in capsys.readouterr().out
 
 
 def test_the_digest_does_not_know_time_name_or_length_of_a_run(tmp_path: Path) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import socket
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -95,6 +101,55 @@ def test_a_trial_whose_machine_is_lost_is_queued_again(
     assert again.state == TrialState.WAITING
     assert again.intermediate_values == {3: 0.5}
     assert sweep._run_name(plan, again) == "s-0000"
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The address of a PostgreSQL of our own; skipped where there is none to start."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install psycopg[binary]")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    programs = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # its user must reach it, and its socket's name
+    user = "postgres" if os.getuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(program: str, *words: str) -> None:
+        subprocess.run([str(programs / program), *words], check=True, user=user, cwd=folder,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+
+    call("initdb", "-D", f"{folder}/db", "-U", "sweeper", "-A", "trust", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    call("pg_ctl", "-D", f"{folder}/db", "-w", "-l", f"{folder}/log", "-o", options, "start")
+    yield f"postgresql+psycopg://sweeper@127.0.0.1:{port}/postgres"
+    call("pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_a_study_on_postgresql_is_shared_by_two_workers(
+    data: str, tmp_path: Path, postgresql: str
+) -> None:
+    code, out, err = run(
+        tmp_path, "--data", data, *FLAGS, "--generations", "2", "sweep", "--trials", "2",
+        "--workers", "2", "--storage", postgresql, *SPACE,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "study sweep: " in out
+    assert not (tmp_path / "sweep.db").exists()
+    storage = sweep.storage(postgresql)
+    trials = optuna.load_study(study_name="sweep", storage=storage).get_trials()
+    storage.remove_session()
+    storage.engine.dispose()
+    assert sum(t.state in sweep.OVER for t in trials) >= 2
+    for trial in trials:
+        found = state_of(tmp_path / f"checkpoints/sweep-{trial.number:04d}/gen-000002")
+        assert found["best"]["validation"] == trial.value
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,11 @@ class Process:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRAINER_", "COV"))}
         clean.pop("CHECKPOINT_DIR", None)
         clean.pop("LOG_DIR", None)
-        environment = {**clean, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **clean,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), clean.get("PYTHONPATH")])),
+            "OMP_NUM_THREADS": "1",
+        }
         self.child = subprocess.Popen(
             [sys.executable, *python, "-m", "trainer", *arguments], cwd=folder, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -92,7 +96,7 @@ class Process:
 
     def wait(self) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
-        out, err = self.child.communicate(timeout=120)
+        out, err = self.child.communicate(timeout=240)
         return self.child.returncode, out, err
 
     def until(self, ready: Callable[[], bool]) -> bool:
