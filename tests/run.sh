@@ -10,7 +10,9 @@ usage: bash tests/run.sh [--all] [--no-setup] [PYTEST OPTIONS]
 Makes .venv, installs the packages and the servers the tests need, then checks the code (ruff,
 mypy, import-linter, shellcheck, hadolint) and runs pytest.
 
-  --all        every test; without it, those that take long (marked slow) are left out
+  --all        also the tests that take long (marked slow); with it, it takes about 25 minutes
+  --heavy      those alone that build the container image or install whole frameworks: see the
+               recipes; needs root, gigabytes of disk and a good half hour
   --no-setup   go straight to the checks and the tests
   -h, --help   this text
 
@@ -21,10 +23,14 @@ All else goes to pytest: bash tests/run.sh -k keeper -x
 HELP
 }
 
-all='' setup=1 arguments=()
+chosen='not slow and not heavy and not remote' setup=1 arguments=()
 while (($#)); do
     case $1 in
-    --all) all=1 ;;
+    --all) chosen='not heavy and not remote' ;;
+    --heavy)
+        chosen='heavy' SYNCD_CONTAINER_INSTALL=${SYNCD_CONTAINER_INSTALL-1}
+        export SYNCD_CONTAINER_INSTALL
+        ;;
     --no-setup) setup='' ;;
     -h | --help)
         usage
@@ -61,6 +67,4 @@ step "shellcheck" && shellcheck "${scripts[@]}"
 step "hadolint" && hadolint Dockerfile
 
 step "pytest"
-if [[ -z $all ]]; then arguments=(-m "not slow and not remote" "${arguments[@]}"); fi
-if [[ -n $all ]]; then arguments=(-m "not remote" "${arguments[@]}"); fi
-exec python -m pytest "${arguments[@]}"
+exec python -m pytest -m "$chosen" "${arguments[@]}"

@@ -21,7 +21,7 @@ from tests.servers.fixtures import fresh_name
 from tests.servers.s3 import SECRET, SeaweedFS
 from trainer.synthetic import write_market
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
 CONFIG = "/workspace/eigen2/supervisord.conf"
 SMALL = {

@@ -131,7 +131,7 @@ def steps(text: str) -> set[int]:
     return {int(number) for number in re.findall(r"\d+", text)}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("recipe", LAUNCH)
 def test_recipe_resumes_on_another_machine(machines: list[Machine], recipe: str) -> None:
