@@ -26,11 +26,12 @@ from syncd.probe import known_conditions, restrict
 from syncd.profiles import COMPANION, Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
-from syncd.scan import is_as_seen, scan
+from syncd.scan import scan
 from syncd.snapshot import Snapshots
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
 from syncd.stores.resilient import Circuit, Resilient
+from syncd.sweeper import Sweeper
 from syncd.transfer import Transfer
 from syncd.unproven import mark_begun
 from syncd.uploads import Uploads
@@ -43,8 +44,8 @@ SNAPSHOTS = "snapshots"
 _SETTLE_JOURNAL = 5.0
 """Seconds between looks whether a journal that is in memory only can be on disk again."""
 
-_SWEEP_AGAIN, _SWEEP_WAITS = 24 * 3600.0, 3600.0
-"""Seconds between two looks for forgotten uploads, and how long one waits for checkpoints."""
+_SWEEPS = 10.0
+"""Seconds that a flush by hand gives to the search for forgotten uploads."""
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
@@ -176,7 +177,7 @@ class Engine:
         self.limit = RateLimit(settings.bwlimit, clock, abort)
         self.store: Resilient | None = None
         self.uploads: Uploads | None = None
-        self._sweep_at = clock.monotonic()
+        self._sweeper = Sweeper(settings.checkpoint_dir, clock)
         self.transfer: Transfer | None = None
         self.publisher: Publisher | None = None
 
@@ -271,25 +272,10 @@ class Engine:
         return look
 
     def _mind_uploads(self, idle: bool) -> None:
-        """Abort uploads that nobody will go on with; those of others, at the start and once a day.
-
-        Checkpoints go first: while some wait, a sweep waits too, for an hour at most.
-        """
-        if self.uploads is None or self.publisher is None:
-            return
-        left_out = self.pipeline.obsolete_files()
-        root, now = self.settings.checkpoint_dir, self.clock.monotonic()
-        self.uploads.tidy(lambda u: u.path not in left_out and is_as_seen(root / u.path, u.stat))
-        if now < self._sweep_at + (0.0 if idle else _SWEEP_WAITS):
-            return
-        self._sweep_at = now + _SWEEP_AGAIN
-        try:
-            swept = self.uploads.sweep(self.publisher.lives)
-        except StoreError as error:
-            log.info("forgotten uploads are looked for tomorrow: %s", error.message)
-            return
-        if swept:
-            log.info("aborted %d uploads that were begun and forgotten", swept)
+        """Have uploads aborted that nobody will go on with."""
+        if self.uploads and self.publisher:
+            left_out = self.pipeline.obsolete_files()
+            self._sweeper.mind(self.uploads, self.publisher.lives, left_out, idle)
 
     def _tell_rivals(self) -> None:
         """Where nobody can be fenced, say at least that another machine is at work."""
@@ -319,6 +305,7 @@ class Engine:
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
             if self._ends() is None and not give_up():
                 self._mind_uploads(idle=True)
+                self._sweeper.wait(_SWEEPS)
         except StoreError as error:
             look = self.pipeline.look()
             failed["the store"] = error.explain()

@@ -129,6 +129,7 @@ class Uploads:
         self._clock = clock
         self._live: set[int] = set()
         self._refused: set[int] = set()
+        self._lock = threading.Lock()
 
     def begin(self, key: str, size: int, part: int, path: str = "", stat: str = "") -> Flight:
         """Begin an upload of a file; without its ``path`` and ``stat`` it is never taken up."""
@@ -136,18 +137,20 @@ class Uploads:
         for other in self._journal.uploads() if path else ():
             if other.path == path and other.number not in self._live:
                 self.abort(other)  # of another revision, or one that cannot be taken up
-        number = self._journal.begin_upload(key, path if kept else "", stat, size, part)
-        self._live.add(number)
+        with self._lock:
+            number = self._journal.begin_upload(key, path if kept else "", stat, size, part)
+            self._live.add(number)
         try:
             upload = self._store.start_upload(key, size)
         except StoreError as error:
             told = any(u.key == key and not u.id for u in self._journal.uploads()[:-1])
             if told or not isinstance(error, Transient):  # else it may have begun all the same
                 self._journal.drop_upload(number)
-            raise
-        finally:
             self._live.discard(number)
-        self._live.add(number)
+            raise
+        except BaseException:
+            self._live.discard(number)
+            raise
         self._journal.name_upload(number, upload.id)
         return Flight(upload, part, Rows(self._journal, number, kept, self._live))
 
@@ -182,10 +185,16 @@ class Uploads:
 
     def tidy(self, wanted: Callable[[Begun], bool]) -> None:
         """Abort what nobody will go on with: the file is gone, or it is another one by now."""
-        for begun in self._journal.uploads():
-            left = begun.id and begun.number not in self._live | self._refused
-            if left and not (begun.path and wanted(begun)):
-                self.abort(begun)
+        for begun in self.left(wanted):
+            self.abort(begun)
+
+    def left(self, wanted: Callable[[Begun], bool]) -> list[Begun]:
+        """What is to be aborted; what the store refused to abort waits for the next sweep."""
+        with self._lock:
+            busy = self._live | self._refused
+            begun = self._journal.uploads()
+        idle = (one for one in begun if one.id and one.number not in busy)
+        return [one for one in idle if not (one.path and wanted(one))]
 
     def sweep(self, lives: Collection[str]) -> int:
         """Abort what was left in the store by lives of this machine, and by machines long dead.
@@ -194,10 +203,12 @@ class Uploads:
         """
         self._refused.clear()
         found = list(self._store.pending_uploads(f"{self._layout.prefix}/"))
-        begun = self._journal.uploads()  # read after the listing: each that is ours is here
+        with self._lock:
+            begun = self._journal.uploads()  # read after the listing: each that is ours is here
+            live = set(self._live)
         known = {upload.id for upload in begun}
-        under_way = {upload.key for upload in begun if upload.number in self._live}
-        unnamed = [mine for mine in begun if not mine.id and mine.number not in self._live]
+        under_way = {upload.key for upload in begun if upload.number in live}
+        unnamed = [mine for mine in begun if not mine.id and mine.number not in live]
         ours = {mine.key for mine in unnamed}
         swept = 0
         for upload in found:
