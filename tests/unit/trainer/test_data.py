@@ -150,7 +150,7 @@ def test_where_nothing_can_be_written_the_cache_is_the_users_or_none(
     [
         ("a.csv", b"", "the file is empty"),
         ("a.csv", b" \n \n", "the file is empty"),
-        ("a.csv", b"\x00" * 5000, "no such column"),
+        ("a.csv", b"\x00" * 5000, "line 1"),  # Python 3.10 calls it no CSV file, later ones read it
         ("a.csv", bytes(range(256)) * 20, "not a text file in UTF-8"),
         ("a.csv", HEADER.encode("utf-16"), "not a text file in UTF-8"),
         ("a.csv.gz", gzip.compress((HEADER + GOOD).encode()), "not a text file in UTF-8"),
