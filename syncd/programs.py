@@ -34,8 +34,10 @@ class _Transport(xmlrpc.client.Transport):
         super().__init__()
         self._path = path
 
-    def make_connection(self, _host: Any) -> http.client.HTTPConnection:
-        return SocketConnection(self._path, _TIMEOUT)
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = SocketConnection(self._path, _TIMEOUT)
+        self._connection = host, connection  # what close() closes
+        return connection
 
 
 class Programs:
