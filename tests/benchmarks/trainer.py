@@ -74,7 +74,9 @@ def made_market(days: int, series: int) -> Table:
     random = np.random.Generator(np.random.PCG64(1))
     close = 50 * np.exp(np.cumsum(0.01 * random.standard_normal((days, series)), axis=0))
     values = np.stack([close, close * 1.01, close * 0.99, close, np.full_like(close, 1e6)], axis=-1)
-    dates = [str(np.datetime64("2008-01-01") + day) for day in range(days)]
+    dates = (
+        (np.datetime64("2008-01-01") + np.arange(days, dtype="timedelta64[D]")).astype(str).tolist()
+    )
     return Table(dates, [f"S{i:03d}" for i in range(series)], values)
 
 
