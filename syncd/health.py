@@ -8,15 +8,14 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from syncd.clock import Clock
 from syncd.errors import SyncdError
 from syncd.history import History
 from syncd.lag import Lag
+from syncd.motion import bytes_read
 from syncd.records import CommitRecord
 
 _WINDOW = 60.0
@@ -183,7 +182,7 @@ class Health:
 
     def beat(self) -> None:
         """A second has passed: is all that waits, and whoever works on it, well?"""
-        reads = _bytes_read()
+        reads = bytes_read()
         with self._lock:
             now, sent = self._clock.monotonic(), self._counts["bytes"]
             if reads - self._read > _READS:  # a digest, or a copy: the work goes on
@@ -265,10 +264,3 @@ class Health:
             "seconds": round(tick - since, 1),
             "seconds_left": round((size - done) / throughput, 1) if throughput else None,
         }
-
-
-def _bytes_read() -> int:
-    """Bytes that this process has read so far, of files and else; 0 where that is not told."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/io").read_text().split()[1])
-    return 0

@@ -21,13 +21,18 @@ def motion() -> int:
     What counts is what the far ends have acknowledged and whole MiB of what was read: a part of
     8 MiB on a thin line, or the digest of a large file, is progress long before it is over.
     """
-    moved = 0
-    with suppress(OSError, ValueError, IndexError):
-        moved = int(Path("/proc/self/io").read_text().split()[1]) >> _MIB
+    moved = bytes_read() >> _MIB
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             moved += _acknowledged(os.dup(int(link.name)))
     return moved
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read so far, of files and else; 0 where that is not told."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/io").read_text().split()[1])
+    return 0
 
 
 def _acknowledged(fd: int) -> int:

@@ -122,3 +122,7 @@ class Machine:
     def reasons(self) -> str:
         """Why the daemon is red, with the remedies."""
         return json.dumps((self.status() or {}).get("reasons", []))
+
+
+Build = Callable[..., Machine]
+"""The fixture ``build``: a machine of this name, with these settings over those of a directory."""

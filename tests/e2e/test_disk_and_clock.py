@@ -11,24 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Machine, wait_until
+from tests.e2e.processes import Build, Machine, wait_until
 from tests.servers.s3 import SeaweedFS
-
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
 
 
 @pytest.fixture

@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import PATIENCE, Machine, wait_until
-
-Build = Callable[..., Machine]
+from tests.e2e.processes import PATIENCE, Build, Machine, wait_until
 
 SAVE = """
 import os, pathlib, signal, sys, time
@@ -34,12 +32,12 @@ def say(text):
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
+def build(build: Build) -> Iterator[Build]:
+    """The shared one; here each daemon is started by the command, and is nobody's child."""
     made: list[Machine] = []
 
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
+    def make(*name: str, **settings: str) -> Machine:
+        made.append(build(*name, **settings))
         return made[-1]
 
     yield make

@@ -7,28 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.e2e.processes import Machine, wait_until
-
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
+from tests.e2e.processes import Build, wait_until
 
 
 def test_state_directory_that_cannot_be_made_is_2(build: Build) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from syncd.config import parse_bytes
 from syncd.control import Client
 from syncd.stores import open_store
 from syncd.transfer import SINGLE_PUT
@@ -186,15 +187,6 @@ def run(rig: Rig, size: int, kills: Kills) -> Told:
     )
 
 
-def _bytes(text: str) -> int:
-    """
-    >>> _bytes("2G"), _bytes("192M"), _bytes("77")
-    (2147483648, 201326592, 77)
-    """
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    return int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
-
-
 def _range(text: str) -> tuple[float, float]:
     low, _, high = text.partition("-")
     return float(low), float(high or low)
@@ -202,8 +194,10 @@ def _range(text: str) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", type=_bytes, default="192M")
-    parser.add_argument("--rate", type=_bytes, default="24M", help="bytes per second of the line")
+    parser.add_argument("--size", type=parse_bytes, default="192M")
+    parser.add_argument(
+        "--rate", type=parse_bytes, default="24M", help="bytes per second of the line"
+    )
     parser.add_argument("--every", type=_range, default="5-15", help="seconds between two kills")
     parser.add_argument("--after", type=_range, metavar="MiB", help="bytes between two kills")
     parser.add_argument("--kills", type=int)

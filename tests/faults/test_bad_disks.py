@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Machine, wait_until
+from tests.e2e.processes import Build, wait_until
 from tests.faults.test_order import MB, Restless, save_zip, saves_of
-
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
 
 
 def mount(*words: str) -> None:

@@ -6,33 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Machine, wait_until
+from tests.e2e.processes import Build, wait_until
 from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import Wire
 from tests.workbench import CountingStore, age, tree
 from tests.workbench import Machine as Bench
 
 MIB = 2**20
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Machine, wait_until
+from tests.e2e.processes import Build, Machine, wait_until
 from tests.servers.fixtures import Bucket
 from tests.workbench import tree
 
@@ -24,23 +24,6 @@ NAMES = (
     "\u4f60\u597d", "\ufeffmark", "n" * 255, "\u00e9" * 127,
 )  # fmt: skip
 """As a file system takes them; each is one name for a store, too."""
-
-
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
 
 
 def committed(machine: Machine) -> set[str]:

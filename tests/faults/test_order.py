@@ -8,32 +8,17 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Machine, wait_until
+from tests.e2e.processes import Build, Machine, wait_until
 from tests.faults.deadlines import end, starting
 from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import Wire
 
 MB = 1_000_000
-Build = Callable[..., Machine]
-
-
-@pytest.fixture
-def build(tmp_path: Path) -> Iterator[Build]:
-    made: list[Machine] = []
-
-    def make(name: str = "one", **settings: str) -> Machine:
-        settings = {"CLOUD_PROVIDER": "local", "CLOUD_BUCKET": str(tmp_path / "bucket"), **settings}
-        made.append(Machine(tmp_path / name, settings))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.kill()
 
 
 def committed(machine: Machine) -> list[str]:
