@@ -148,14 +148,12 @@ lock() {
 
 # -- settings: own environment, then process 1's, then .env. None of their values is ever printed.
 
-readonly KNOWN="CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX
-    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION
-    AWS_ENDPOINT_URL GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT STORAGE_EMULATOR_HOST
-    AZURE_STORAGE_CONNECTION_STRING CHECKPOINT_DIR LOG_DIR SYNCD_STATE_DIR SYNCD_SETTLE
-    SYNCD_LOG_INTERVAL SYNCD_BWLIMIT SYNCD_SNAPSHOT_LIMIT SYNCD_CONCURRENCY SYNCD_SHUTDOWN_GRACE SYNCD_KEEP_LAST
-    SYNCD_KEEP_LAST_LOCAL SYNCD_KEEP_EVERY SYNCD_EXCLUDE SYNCD_HTTP RESUME_FROM
-    CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON
-    ON_FINISH CONTAINER_ID CONTAINER_API_KEY VAST_URL VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR"
+# What is taken from process 1 besides TRAINER_*, SYNCD_* and AWS_*, which are known by these words
+# so that no new setting is forgotten here.
+readonly KNOWN=" CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX CHECKPOINT_DIR LOG_DIR RESUME_FROM \
+GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT STORAGE_EMULATOR_HOST \
+AZURE_STORAGE_CONNECTION_STRING CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON \
+ON_FINISH CONTAINER_ID CONTAINER_API_KEY VAST_URL VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR "
 
 # set_default NAME VALUE: what is set already, even to nothing, stays as it is
 set_default() { [[ -n ${!1+set} ]] || export "$1=$2"; }
@@ -166,7 +164,7 @@ settings_of_process_1() {
     mapfile -d '' -t pairs < <(cat "${PROC_1_ENVIRON:-/proc/1/environ}" 2>/dev/null || true)
     for pair in "${pairs[@]}"; do
         name=${pair%%=*}
-        if [[ $name == TRAINER_* || " ${KNOWN//$'\n'/ } " == *" $name "* ]]; then
+        if [[ $name =~ ^(TRAINER|SYNCD|AWS)_[A-Z0-9_]+$ || $KNOWN == *" $name "* ]]; then
             set_default "$name" "${pair#*=}"
         fi
     done

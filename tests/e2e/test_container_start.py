@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ CUDA_12_6 = "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90"
 
 TORCH = """
 import os
+import re
 from types import SimpleNamespace
 from torch.version import cuda as _cuda
 
@@ -556,6 +558,8 @@ def test_the_env_file_is_parsed_never_run_and_never_printed(project: Project) ->
 def test_process_1_comes_before_the_file_and_after_ones_own(project: Project) -> None:
     first = project.folder / "environ-of-1"
     pairs = ["CLOUD_PREFIX=one", "RESUME_FROM=newest", "TRAINER_SEED=1", "LD_PRELOAD=/evil.so"]
+    pairs += [f"{name}=" for name in settings_in(ROOT / ".env.example") - {"SYNCD_SETTLE"}]
+    pairs += ["AWS_x[$(touch made)]=1"]
     first.write_bytes(b"\0".join(pair.encode() for pair in pairs) + b"\0")
     (project.folder / ".env").write_text("RESUME_FROM=local\nSYNCD_SETTLE=5\n")
     done = project.run(*TRAIN, PROC_1_ENVIRON=str(first), CLOUD_PREFIX="own")
@@ -566,6 +570,13 @@ def test_process_1_comes_before_the_file_and_after_ones_own(project: Project) ->
     assert environ["TRAINER_SEED"] == "1"
     assert environ["SYNCD_SETTLE"] == "5"
     assert "LD_PRELOAD" not in environ
+    assert settings_in(ROOT / ".env.example") <= environ.keys()
+    assert not (project.folder / "made").exists()
+
+
+def settings_in(example: Path) -> set[str]:
+    """Names of all settings that are explained."""
+    return set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example.read_text(), re.MULTILINE))
 
 
 def test_the_example_file_can_be_used_as_it_is(project: Project) -> None:
