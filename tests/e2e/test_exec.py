@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.processes import PATIENCE, Build, Machine, wait_until
 
-SAVE = """
+SAVE = '''
 import os, pathlib, signal, sys, time
 root = pathlib.Path(os.environ["CHECKPOINT_DIR"])
 
@@ -28,7 +28,16 @@ def save(number):
 
 def say(text):
     print(text, flush=True)
-"""
+
+def hear(number):
+    """The signal may come at once: waiting for it by pause() alone could miss it."""
+    heard = []
+    signal.signal(number, lambda *_: heard.append(1))
+    say("ready")
+    while not heard:
+        time.sleep(0.01)
+    return heard
+'''
 
 
 @pytest.fixture
@@ -137,11 +146,7 @@ signal.pause()
 def test_signals_reach_the_command(build: Build, number: signal.Signals) -> None:
     run = Run(
         build(),
-        f"""
-signal.signal({int(number)}, lambda *_: say("heard"))
-say("ready")
-signal.pause()
-""",
+        f"hear({int(number)})\nsay('heard')",
     )
     assert run.line() == "ready"
     run.process.send_signal(number)
@@ -152,10 +157,7 @@ signal.pause()
 def test_ctrl_c_at_a_terminal_is_heard_once_and_ends_no_daemon(build: Build) -> None:
     one = build()
     code = """
-heard = []
-signal.signal(signal.SIGINT, lambda *_: heard.append(1))
-say("ready")
-signal.pause()
+heard = hear(signal.SIGINT)
 time.sleep(0.5)
 save(5)
 say(f"heard {len(heard)}")

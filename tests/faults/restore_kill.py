@@ -126,10 +126,10 @@ def _scenario(
         new = {f.removeprefix("eigen2/checkpoints/"): d for f, d in look(bucket).items()}
         return Scenario(name, home, environ, arguments, {}, new, None)
     machine = Machine(home / "first", bucket).start()
-    if path.startswith("ds/"):
-        machine.write("ds/latest", "global_step20")
     for file, data in _files(path, rng).items():
         machine.write(file, data)
+    if path.startswith("ds/"):
+        machine.write("ds/latest", "global_step20")  # after what it names, or it completes nothing
     if path.startswith("run/"):
         (machine.root / path / "best").symlink_to("agents/a-0.bin")
     machine.commit_all()
