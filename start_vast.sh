@@ -384,9 +384,21 @@ make_environment() {
         "Debian, Ubuntu: apt-get install -y python3-venv; or pip install virtualenv; then again"
 }
 
+# A machine that vanished while pip wrote leaves a package without the list of its files, which pip
+# then takes for whole, or fails over.
+forget_half_installed() {
+    local packages info
+    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    [[ $packages == "$venv"/* ]] || return 0
+    for info in "$packages"/*.dist-info; do
+        if [[ -d $info && ! -e $info/RECORD ]]; then rm -rf "$info"; fi
+    done
+}
+
 pip_install() {
     local try
     for try in 1 2 3; do
+        forget_half_installed
         if "$python" -m pip install --quiet --disable-pip-version-check "$@" 9>&-; then return; fi
         if ((try < 3)); then
             warn "installing failed (try $try of 3); again in $((try * 5)) s"

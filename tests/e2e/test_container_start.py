@@ -612,6 +612,24 @@ def test_packages_are_tried_three_times_then_11(project: Project) -> None:
     assert "try 2 of 3" in done.stderr
 
 
+def test_what_a_killed_installation_left_half_there_is_installed_again(project: Project) -> None:
+    venv = project.folder / ".venv"
+    (venv / ".installed").unlink()
+    for name, files in {"whole-1.0": ("METADATA", "RECORD"), "half-1.0": ("METADATA",)}.items():
+        (venv / f"lib/{name}.dist-info").mkdir(parents=True)
+        for file in files:
+            (venv / f"lib/{name}.dist-info/{file}").touch()
+    seen = project.folder / "seen.txt"
+    project.tool(
+        venv / "bin" / "python",
+        f'if [[ "$*" == "-m pip install"* ]]; then ls {venv}/lib >{seen}; exit 0; fi\n'
+        f'if [[ "$*" == *purelib* ]]; then echo {venv}/lib; exit 0; fi\n'
+        f'exec {sys.executable} "$@"',
+    )
+    assert project.run(*TRAIN).returncode == 0
+    assert seen.read_text().split() == ["whole-1.0.dist-info"]
+
+
 @pytest.mark.parametrize(("provider", "extras"), [("local", "trainer"), ("s3", "trainer,s3")])
 def test_only_the_chosen_providers_packages_are_installed(
     project: Project, provider: str, extras: str
