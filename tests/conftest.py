@@ -12,6 +12,19 @@ from tests.e2e.processes import Build, Machine
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several workers take the tests from the front: the longest must not be met at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Seeds and tables, which a log of CI has to hold even when all is well."""
+    for report in terminalreporter.getreports("passed"):
+        if "figures" in report.keywords and report.when == "call" and report.capstdout:
+            terminalreporter.section(report.nodeid, sep="-")
+            terminalreporter.write(report.capstdout)
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
     """Machines that share one bucket, a directory; their daemons end with the test."""

@@ -20,6 +20,7 @@ All else goes to pytest: bash tests/run.sh -k keeper -x
 
   VENV_DIR     the virtual environment; default .venv
   PYTHON       the interpreter to make it with (3.10 or newer)
+  PYTEST_WORKERS   how many tests run at once; default 3, 0 for a debugger
 HELP
 }
 
@@ -28,7 +29,7 @@ while (($#)); do
     case $1 in
     --all) chosen='not heavy and not remote' ;;
     --heavy)
-        chosen='heavy' SYNCD_CONTAINER_INSTALL=${SYNCD_CONTAINER_INSTALL-1}
+        chosen='heavy' SYNCD_CONTAINER_INSTALL=${SYNCD_CONTAINER_INSTALL-1} PYTEST_WORKERS=0
         export SYNCD_CONTAINER_INSTALL
         ;;
     --no-setup) setup='' ;;
@@ -67,4 +68,5 @@ step "shellcheck" && shellcheck "${scripts[@]}"
 step "hadolint" && hadolint Dockerfile
 
 step "pytest"
-exec python -m pytest -m "$chosen" "${arguments[@]}"
+# Half of the time is waiting: for a quiet file, for a server, for the end of a process.
+exec python -m pytest -n "${PYTEST_WORKERS:-3}" --dist worksteal -m "$chosen" "${arguments[@]}"

@@ -58,6 +58,8 @@ def _rig(store: str, control: str | None = None) -> Iterator[Rig]:
         pytest.skip(str(missing))
 
 
+@pytest.mark.first
+@pytest.mark.figures
 @pytest.mark.slow
 @pytest.mark.timeout(MINUTES * 15 + 400)
 @pytest.mark.parametrize("store", STORES)
@@ -71,6 +73,7 @@ def test_nothing_that_comes_back_is_torn_or_mixed(store: str) -> None:
         assert sum(trial.verdict == "intact" for trial in trials) > len(trials) / 2
 
 
+@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.parametrize("control", ["rclone", "aws"])
 def test_plain_sync_in_a_loop_fails_in_the_same_rig(control: str) -> None:
