@@ -15,10 +15,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Changed, Conflict, Corrupt, GaveWay, NotFound, Permanent
+from syncd.errors import Changed, Conflict, Corrupt, GaveWay, NotFound, Permanent, SyncdError
 from syncd.journal import Journal, Sent
 from syncd.plainnames import PlainNames
 from syncd.plan import Planner, Step
@@ -34,12 +35,18 @@ from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
-from syncd.transfer import Transfer, digest_file
+from syncd.transfer import Small, Transfer, digest_file
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether something more urgent waits."""
+
+_TOGETHER = 1024 * 1024
+"""Bytes of the largest file that is sent together with others."""
+
+_NOTED = 256
+"""Files sent together after which the journal is told."""
 
 _ATTEMPTS = itertools.count(1)
 """Numbers the attempts of this process: no two share a key, whatever arrives late."""
@@ -116,10 +123,17 @@ class Publisher:
         steps = list(self._planner.plan(unit, leans_on, seq, publication, taken))
         if not self.log.fences:  # no name is safe that another writer has too
             steps = [replace(step, plain_free=False) for step in steps]
-        jobs = [self._transfer.files.submit(self._carry_out, unit, step) for step in steps]
+        together, alone = self._sorted(steps)
+        send = self._transfer.files.submit
+        small = [send(self._carry_out_together, unit, together)] if together else []
+        large = [send(self._carry_out, unit, step) for step in alone]
+        jobs: list[Future[Any]] = [*small, *large]
         try:
             self._await(jobs, give_way)
-            entries = tuple(job.result() for job in jobs)
+            done = {step.path: job.result() for step, job in zip(alone, large, strict=True)}
+            for job in small:
+                done.update((entry.path, entry) for entry in job.result())
+            entries = tuple(done[step.path] for step in steps)
         finally:
             for job in jobs:
                 job.cancel()
@@ -163,7 +177,7 @@ class Publisher:
         return record
 
     @staticmethod
-    def _await(jobs: list[Future[FileEntry]], give_way: Callable[[], bool]) -> None:
+    def _await(jobs: list[Future[Any]], give_way: Callable[[], bool]) -> None:
         """Wait until all are done or one has failed; GaveWay if something more urgent comes."""
         waiting = set(jobs)
         while waiting:
@@ -206,6 +220,52 @@ class Publisher:
             if now != seen:
                 raise Changed(f"{unit.below(path)} changed while it was read")
 
+    # -- many small files
+
+    def _sorted(self, steps: list[Step]) -> tuple[list[Step], list[Step]]:
+        """Steps that send small files, where the store takes many at a time, and all others."""
+        if not self._store.capabilities.many_at_once:
+            return [], steps
+        together = [
+            step
+            for step in steps
+            if step.stat.size <= _TOGETHER and not (step.keep or step.adopt or step.copy_from)
+        ]
+        chosen = {id(step) for step in together}
+        return together, [step for step in steps if id(step) not in chosen]
+
+    def _carry_out_together(self, unit: Unit, steps: list[Step]) -> list[FileEntry]:
+        """Send small files; what the store does not take at once goes its way alone."""
+        small = (
+            Small(step.source, step.plain, step.seen, IfAbsent())
+            if step.plain_free
+            else Small(step.source, step.spare, step.seen)
+            for step in steps
+        )
+        entries: list[FileEntry | None] = []
+        sent: list[Sent] = []
+        try:
+            for step, answer in zip(steps, self._transfer.send_each(small), strict=True):
+                if isinstance(answer, Permanent):
+                    entries.append(None)
+                    continue
+                if isinstance(answer, SyncdError):
+                    raise answer
+                sha256, info = answer
+                full = unit.below(step.path)
+                if step.sha256 not in (None, sha256):
+                    raise Changed(f"{full} changed while it was read")
+                sent.append(Sent(info.key, full, step.stat.text(), sha256, info.version))
+                entries.append(_entry(step, info.key, sha256))
+                if len(sent) >= _NOTED:  # a life that ends here sends no more than these again
+                    self._journal.add_all_sent(sent)
+                    sent.clear()
+        finally:
+            self._journal.add_all_sent(sent)
+        return [
+            entry or self._carry_out(unit, step) for step, entry in zip(steps, entries, strict=True)
+        ]
+
     # -- one file
 
     def _carry_out(self, unit: Unit, step: Step) -> FileEntry:
@@ -217,9 +277,7 @@ class Publisher:
             key, sha256 = copied, step.sha256
         else:
             key, sha256 = self._send(unit, step)
-        return FileEntry(
-            step.path, key, step.stat.size, sha256, step.stat.mode & 0o777, step.stat.mtime_ns
-        )
+        return _entry(step, key, sha256)
 
     def _adopt(self, sent: Sent, step: Step) -> str | None:
         """Where a file lies that was sent earlier; None if it is not there any more.
@@ -305,6 +363,11 @@ class Publisher:
                 key = self._adopt(sent, step)
                 return (key, done[0]) if key else None
         return None
+
+
+def _entry(step: Step, key: str, sha256: str) -> FileEntry:
+    mode, written = step.stat.mode & 0o777, step.stat.mtime_ns
+    return FileEntry(step.path, key, step.stat.size, sha256, mode, written)
 
 
 def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:

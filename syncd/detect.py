@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.formats import check_file, named_beside, proves_its_end, shard_missing
+from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
 from syncd.profiles import Unit, digest_of
 from syncd.records import member
@@ -185,7 +185,8 @@ class Detector:
         return not seen.faults
 
     def _judge_members(self, unit: Unit, seen: _Seen, last: LastAct, quiet: float) -> Verdict:
-        writers = [self._writer(self._root / unit.below(path)) for path, _ in unit.files]
+        paths = [self._root / unit.below(path) for path, _ in unit.files]
+        writers = [self._writer(path) for path in paths]
         if any(writers):
             return Verdict(False, reason="a process has it open for writing", again=self._settle)
         least = 0.0 if unit.profile.renamed else min(_NO_LEASE_QUIET, self._settle)
@@ -208,6 +209,8 @@ class Detector:
         """A shard that is named somewhere and is not there."""
         names = {path for path, _ in unit.files} | {path for path, _ in unit.links}
         for path in names:
+            if not path.endswith(NAMES_OTHERS):
+                continue
             shards = named_beside(self._root / unit.below(path))
             folder = path.rpartition("/")[0]
             for shard in shards:

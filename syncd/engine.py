@@ -299,7 +299,7 @@ class Engine:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
             self.health.begin(look.pending_bytes)
-            self.pipeline.flush(self.publisher, give_up, ends=self._ends, only_in_time=True)
+            self.pipeline.flush(self.publisher, give_up, 0.0, self._ends, True, look)
             shipped = self.logs.ship(self.transfer, give_up, flush=True)
             patience = _SETTLES * self.settings.settle + 1.0
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)

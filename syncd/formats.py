@@ -321,6 +321,10 @@ def check_file(path: Path) -> str | None:
             return f"not what its name says ({type(error).__name__})"
 
 
+NAMES_OTHERS = (".index.json", ".metadata")
+"""Ends of the names of files that may name others."""
+
+
 def named_beside(path: Path) -> list[str]:
     """The files beside it that an index of shards, or torch's ``.metadata``, names."""
     try:

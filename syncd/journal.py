@@ -7,7 +7,7 @@ corrupt, it is put aside and rebuilt from the files and the store.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS digests (
 CREATE TABLE IF NOT EXISTS sent (
     key TEXT PRIMARY KEY, path TEXT NOT NULL, stat TEXT NOT NULL, sha256 TEXT NOT NULL,
     version TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS sent_by_path ON sent (path);
 CREATE TABLE IF NOT EXISTS stale (key TEXT PRIMARY KEY, source TEXT NOT NULL, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS taken (checkpoint TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS log_objects (
@@ -44,6 +45,9 @@ CREATE TABLE IF NOT EXISTS log_objects (
 """
 
 _VERSION = "6"
+
+_TOGETHER = 500
+"""Values in one question: SQLite takes 999 at most, where it is old."""
 
 
 @dataclass(frozen=True)
@@ -303,6 +307,12 @@ class Journal(UploadRows):
             self._run("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)", *row)
             self.drop_uploads_to(sent.key)
 
+    def add_all_sent(self, several: Iterable[Sent]) -> None:
+        """The same for several, at once."""
+        rows = [(s.key, s.path, s.stat, s.sha256, s.version) for s in several]
+        with self.transaction():
+            self._db.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)", rows)
+
     def find_sent(self, path: str, stat: str) -> Sent | None:
         """An object that holds this revision of a file already."""
         rows = self._run("SELECT * FROM sent WHERE path = ? AND stat = ?", path, stat)
@@ -311,6 +321,27 @@ class Journal(UploadRows):
     def drop_sent(self, key: str) -> None:
         """The object is not what it was."""
         self._run("DELETE FROM sent WHERE key = ?", key)
+
+    # -- the same for many files at once
+
+    def digests_of(self, paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Stat and SHA-256 of files, as far as they are known."""
+        rows = self._each("SELECT path, stat, sha256 FROM digests WHERE path IN", paths)
+        return {path: (stat, sha256) for path, stat, sha256 in rows}
+
+    def sent_of(self, paths: Sequence[str]) -> dict[tuple[str, str], Sent]:
+        """Objects that hold these files already, by path and stat."""
+        found = (Sent(*row) for row in self._each("SELECT * FROM sent WHERE path IN", paths))
+        return {(sent.path, sent.stat): sent for sent in found}
+
+    def named_of(self, keys: Sequence[str]) -> set[str]:
+        """Which of these objects a commit names."""
+        return {key for (key,) in self._each("SELECT key FROM objects WHERE key IN", keys)}
+
+    def _each(self, sql: str, values: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        for start in range(0, len(values), _TOGETHER):
+            some = values[start : start + _TOGETHER]
+            yield from self._run(f"{sql} ({','.join('?' * len(some))})", *some)
 
     # -- plain keys that wait for their refresh, and logs
 

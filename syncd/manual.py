@@ -13,18 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-
 from syncd.clock import SystemClock
 from syncd.comeback import Comeback
 from syncd.config import Settings
@@ -46,24 +34,51 @@ from syncd.uploadrows import ids_in
 _OK, _NOT_SAFE, _NOT_INTACT = 0, 1, 3
 _TICK = 0.1
 
+
 _PATIENCE = 10.0
 """Seconds in which a daemon that is there, and may just be starting, should answer."""
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _NoBar:
+    """In the place of a progress bar where nobody looks."""
+
+    def update(self, *_: object, **__: object) -> None: ...
+
+    def advance(self, *_: object) -> None: ...
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - the answer itself
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console  # as long to load as all of syncd: only where it is of use
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def _bar(words: str) -> Iterator[tuple[Progress, Any]]:
+def _bar(words: str) -> Iterator[tuple[Any, Any]]:
     """A progress bar of bytes, on a terminal only."""
+    if not (words and sys.stderr.isatty()):
+        yield _NoBar(), None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=_err,
-        disable=not (words and _err.is_terminal),
+        console=_console(stderr=True),
         transient=True,
     )
     with progress:
@@ -76,7 +91,7 @@ def _bar(words: str) -> Iterator[tuple[Progress, Any]]:
 def once(settings: Settings, timeout: float, as_json: bool) -> int:
     """Commit all that is complete: through the running daemon, or in its stead."""
     if not settings.copies:
-        _err.print("syncd: nothing to do: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing")
+        _say("syncd: nothing to do: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing")
         return _OK
     report = _once_by_daemon(settings, timeout)
     if report is None:
@@ -91,7 +106,7 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
                     "failed": {"the daemon": "it is running but not answering"},
                 }
         except OSError as error:
-            _err.print(f"syncd: SYNCD_STATE_DIR {settings.state_dir}: {error.strerror}")
+            _say(f"syncd: SYNCD_STATE_DIR {settings.state_dir}: {error.strerror}")
             return 2
     if as_json:
         print(json.dumps(report))  # noqa: T201 - the answer itself
@@ -105,12 +120,12 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
 
 def _tell(report: dict[str, Any]) -> None:
     for path, reason in report.get("incomplete", {}).items():
-        _err.print(f"syncd: not complete, not sent: {path}: {reason}", markup=False)
+        _say(f"syncd: not complete, not sent: {path}: {reason}")
     for path, reason in report["failed"].items():
-        _err.print(f"syncd: NOT SAFE: {path}: {reason}", markup=False)
+        _say(f"syncd: NOT SAFE: {path}: {reason}")
     if report["safe"]:
         count, logs = report.get("committed", 0), report.get("logs", 0)
-        _err.print(f"syncd: all safe: {count} checkpoints committed now, {logs} logs sent")
+        _say(f"syncd: all safe: {count} checkpoints committed now, {logs} logs sent")
 
 
 def _once_by_daemon(
@@ -224,14 +239,18 @@ def list_commits(settings: Settings, as_json: bool) -> int:
         commits = restorer.commits()
         parted = restorer.parting
     if parted:
-        _err.print(f"syncd: [red]WARNING[/]: {escape(parted.words())}\nremedy: {escape(HINT)}")
+        _say(f"syncd: WARNING: {parted.words()}\nremedy: {HINT}")
     if as_json:
         rows = [_as_row(commit) for commit in commits]
         print(json.dumps(rows))  # noqa: T201 - the answer itself
         return _OK
     if not commits:
-        _out.print(f"no commits under {settings.cloud_prefix}/ in {settings.cloud_bucket}")
+        print(  # noqa: T201 - the answer itself
+            f"no commits under {settings.cloud_prefix}/ in {settings.cloud_bucket}"
+        )
         return _OK
+    from rich.table import Table
+
     table = Table("seq", "checkpoint", "committed at", "files", "MB", "profile", box=None)
     for commit in commits:
         if isinstance(commit, Corrupt):
@@ -245,7 +264,7 @@ def list_commits(settings: Settings, as_json: bool) -> int:
             f"{commit.size / 1e6:.1f}",
             commit.profile,
         )
-    _out.print(table)
+    _console().print(table)
     return _OK
 
 
@@ -290,9 +309,10 @@ def verify(settings: Settings, as_json: bool, newest: bool = False) -> int:
     if as_json:
         print(json.dumps({"intact": good, "broken": bad}))  # noqa: T201 - the answer itself
     else:
+        out = _console()
         for name, reason in bad.items():
-            _out.print(f"BROKEN  {name}: {reason}", markup=False)
-        _out.print(f"{len(good)} commits intact, {len(bad)} broken")
+            out.print(f"BROKEN  {name}: {reason}", markup=False)
+        out.print(f"{len(good)} commits intact, {len(bad)} broken")
     return _NOT_INTACT if bad else _OK
 
 
@@ -304,10 +324,11 @@ def prune(settings: Settings, dry_run: bool, keep: int | None) -> int:
     ours = ids_in(settings.state_dir / JOURNAL)
     retention = Retention(store, Layout(settings.cloud_prefix), clock, ours)
     pruned = retention.prune(keep or settings.keep_last, dry_run, every=settings.keep_every)
+    out = _console()
     verb = "would delete" if dry_run else "deleted"
     for record in pruned.commits:
-        _out.print(f"{verb} commit {record.seq}: {record.checkpoint}", markup=False)
-    _out.print(
+        out.print(f"{verb} commit {record.seq}: {record.checkpoint}", markup=False)
+    out.print(
         f"{verb} {len(pruned.commits)} commits, {len(pruned.objects)} objects, "
         f"{len(pruned.uploads)} unfinished uploads"
     )
@@ -327,10 +348,8 @@ def restore(
 ) -> int:
     """Bring back what the table of the README says."""
     if not settings.copies:
-        _err.print("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
+        _say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
     with _reading(settings, "restoring", retry_for) as (restorer, transfer):
-        comeback = Comeback(
-            settings, restorer, transfer, lambda text: _err.print(text, markup=False)
-        )
+        comeback = Comeback(settings, restorer, transfer, _say)
         return comeback.run(to, at, everything, force)

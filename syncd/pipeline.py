@@ -77,6 +77,8 @@ class Pipeline:
         self._snapshots = snapshots
         self._restless: set[str] = set()
         self._started = False
+        self._sending: tuple[str, str] | None = None
+        """Path and signature of what is being sent: it needs no judge meanwhile."""
 
     def watch(self, watcher: Watcher) -> None:
         """From now on look where this one says that something has changed."""
@@ -143,7 +145,7 @@ class Pipeline:
         if retry > self._clock.monotonic():
             self._backlog.blocked(unit, "failed; tried again soon", retry)
             return True
-        if not self._backlog.is_older(unit):
+        if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)
             self._backlog.judged(unit, verdict)
             if verdict.failed:
@@ -210,6 +212,7 @@ class Pipeline:
             self._health.sending(_printable(unit.path), unit.size)
             taken = self._snapshot(unit)
             asked = self._asking(unit, behind, publisher, ends)
+            self._sending = unit.path, unit.signature
             record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
             log.info("%s: %s; looking again", unit.path, change.message)
@@ -227,6 +230,7 @@ class Pipeline:
                 self._restless.discard(unit.path)
         finally:
             self._health.sending("", 0)
+            self._sending = None
             if taken:
                 taken.drop()
         self._settle(unit)
@@ -337,15 +341,17 @@ class Pipeline:
         patience: float = 0.0,
         ends: Ends = lambda: None,
         only_in_time: bool = False,
+        look: Look | None = None,
     ) -> Look:
         """Commit everything complete; newest first.
 
         What may become complete by quiet alone is waited for, ``patience`` seconds at most: a
         file that is always being written must not hold up a flush for ever. ``only_in_time``
-        leaves what is not likely to be committed before the time ``ends`` says.
+        leaves what is not likely to be committed before the time ``ends`` says. ``look`` is one
+        that was taken just now.
         """
         until = self._clock.monotonic() + patience
-        look = self.look(thorough=not only_in_time)
+        look = look or self.look(thorough=not only_in_time)
         while not give_up():
             if look.pending:
                 if only_in_time and not self.choose(look, publisher, ends)[1]:

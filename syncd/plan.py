@@ -21,7 +21,7 @@ _KEY_LIMIT = 1024
 """Bytes of the longest key that all of the stores take."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """One file: where it lies, and how its content gets to ``key``.
 
@@ -68,20 +68,22 @@ class Planner:
         ``taken`` is read from there.
         """
         before = {entry.path: entry for entry in base.files} if base else {}
+        known = _Known(self._journal, self._layout, unit)
         for path, stat in unit.files:
             step = self._step(unit, path, stat, seq, publication)
             copy = taken.locate(path) if taken else None
             step = replace(step, source=copy[0], seen=copy[1]) if copy else step
-            yield self._shorten(step, unit, before.get(path))
+            yield self._shorten(step, unit, before.get(path), known)
 
     def left(self, unit: Unit) -> int:
         """Bytes of a checkpoint that have to travel, as far as the journal tells."""
         left = 0
+        known = _Known(self._journal, self._layout, unit)
         for path, stat in unit.files:
             full = unit.below(path)
-            sha256 = self._journal.digest(full, stat.text())
+            sha256 = known.digest(full, stat)
             there = sha256 is not None and self._journal.object_with(stat.size, sha256)
-            if not there and not self._journal.find_sent(full, stat.text()):
+            if not there and not known.sent(full, stat):
                 left += stat.size - self._journal.bytes_arrived(full, stat.text())
         return left
 
@@ -92,14 +94,13 @@ class Planner:
         _check_key(plain, spare)
         return Step(path, stat, plain, spare, self._root / full, stat)
 
-    def _shorten(self, step: Step, unit: Unit, before: FileEntry | None) -> Step:
+    def _shorten(self, step: Step, unit: Unit, before: FileEntry | None, known: _Known) -> Step:
         """The same step, the cheapest way."""
         full, stat = unit.below(step.path), step.stat
-        sha256 = self._journal.digest(full, stat.text())
-        if sha256 is None and self._journal.has_size(stat.size):
+        sha256 = known.digest(full, stat)
+        if sha256 is None and known.has_size(stat.size):
             sha256 = self._digest(step.source, step.seen)
-        free = not self._journal.is_taken(unit.path) and not self._journal.named_by(step.plain)
-        step = replace(step, plain_free=free, sha256=sha256)
+        step.plain_free, step.sha256 = known.is_free(step.plain), sha256
         if sha256 is not None:
             same = before and (before.size, before.sha256) == (stat.size, sha256)
             if before and same and self._journal.holds(before.key, sha256):
@@ -107,8 +108,40 @@ class Planner:
             source = self._journal.object_with(stat.size, sha256)
             if source:
                 return replace(step, copy_from=source)
-        sent = self._journal.find_sent(full, stat.text())
+        sent = known.sent(full, stat)
         return replace(step, adopt=sent, sha256=sent.sha256) if sent else step
+
+
+class _Known:
+    """What the journal knows of the files of one checkpoint, asked for all of them at once."""
+
+    def __init__(self, journal: Journal, layout: Layout, unit: Unit) -> None:
+        paths = [unit.below(path) for path, _ in unit.files]
+        self._journal = journal
+        self._digests = journal.digests_of(paths)
+        self._sent = journal.sent_of(paths)
+        self._named = journal.named_of([layout.plain(path) for path in paths])
+        self._taken = journal.is_taken(unit.path)
+        self._sizes: dict[int, bool] = {}
+
+    def digest(self, path: str, stat: Stat) -> str | None:
+        """SHA-256 of a file whose stat is still what it was when it was read."""
+        seen, sha256 = self._digests.get(path, ("", ""))
+        return sha256 if seen and seen == stat.text() else None
+
+    def sent(self, path: str, stat: Stat) -> Sent | None:
+        """An object that holds this revision of a file already."""
+        return self._sent.get((path, stat.text())) if self._sent else None
+
+    def has_size(self, size: int) -> bool:
+        """Whether any committed object has this size: only then can content be there already."""
+        if size not in self._sizes:
+            self._sizes[size] = self._journal.has_size(size)
+        return self._sizes[size]
+
+    def is_free(self, plain: str) -> bool:
+        """Whether no commit names this key, or ever named one of this checkpoint."""
+        return not self._taken and plain not in self._named
 
 
 def _check_key(*keys: str) -> None:

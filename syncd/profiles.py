@@ -208,6 +208,9 @@ class Unit:
         return member(self.path, path, self.beside)
 
 
+_GLOB = re.compile(r"[*?\[]")
+
+
 def _has(folder: Folder, pattern: str) -> bool:
     head, slash, rest = pattern.partition("/")
     if slash:
@@ -216,9 +219,10 @@ def _has(folder: Folder, pattern: str) -> bool:
             for name, child in folder.folders.items()
             if fnmatch.fnmatchcase(name, head)
         )
-    return any(fnmatch.fnmatchcase(name, head) for name in folder.files) or any(
-        fnmatch.fnmatchcase(name, head) for name in folder.folders
-    )
+    if not _GLOB.search(head):
+        return head in folder.files or head in folder.folders
+    match = re.compile(fnmatch.translate(head)).match
+    return any(map(match, folder.files)) or any(map(match, folder.folders))
 
 
 def by_name(label: str) -> Profile | None:

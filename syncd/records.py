@@ -109,7 +109,7 @@ class CommitRecord:
             "writer": self.writer,
             "committed_at": self.committed_at,
             "profile": self.profile,
-            "files": [vars(entry) for entry in self.files],
+            "files": [],
             "links": [vars(entry) for entry in self.links],
         }
         if self.behind:
@@ -119,7 +119,21 @@ class CommitRecord:
         if self.beside:
             document["beside"] = True
         text = json.dumps(document, indent=1, ensure_ascii=False)
+        if self.files:  # the encoder that indents is not written in C: one call for each string
+            files = ",".join(_indented(entry) for entry in self.files)
+            text = text.replace('"files": []', f'"files": [{files}\n ]', 1)
         return (text + "\n").encode()
+
+
+def _indented(entry: FileEntry) -> str:
+    path, key, sha256 = (_quoted(text) for text in (entry.path, entry.key, entry.sha256))
+    return (
+        f'\n  {{\n   "path": {path},\n   "key": {key},\n   "size": {entry.size},\n'
+        f'   "sha256": {sha256},\n   "mode": {entry.mode},\n   "mtime_ns": {entry.mtime_ns}\n  }}'
+    )
+
+
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def member(checkpoint: str, path: str, beside: bool = False) -> str:

@@ -12,14 +12,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from syncd.commitlog import CommitLog
-from syncd.errors import Conflict, Corrupt, NotFound, Permanent
+from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
+from syncd.fetch import BY_RANGES, fetch_ranges, fetch_stream
 from syncd.parting import Parting, parting
 from syncd.place import (
     Note,
@@ -33,6 +33,17 @@ from syncd.place import (
 from syncd.profiles import COMPANION, by_name
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.stores.base import ObjectStore
+
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_TOGETHER = 1024 * 1024
+"""Bytes of the largest file that is fetched together with others."""
+
+_GROUP = 256
+"""Small files that are fetched by one worker before it looks whether the others have failed."""
+
+_SIDE_BY_SIDE = 4
+"""Ranges of large files that are fetched at a time."""
 
 
 class Replace(enum.Enum):
@@ -74,6 +85,7 @@ class Restorer:
         self._workers = workers
         self._on_bytes = on_bytes
         self._on_begin = on_begin
+        self._ranges = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="range")
         self._log = CommitLog(store, layout)
         self.parting: Parting | None = None
         """Histories that go on side by side, as far as the last look at the commits has shown."""
@@ -180,9 +192,12 @@ class Restorer:
             while folder != content:
                 folders.add(folder)
                 folder = folder.parent
+        together, alone = self._sorted(record)
         jobs = [
-            self._workers.submit(self.fetch, record, entry, content / entry.path)
-            for entry in record.files
+            self._workers.submit(self._fetch_together, record, group, content) for group in together
+        ]
+        jobs += [
+            self._workers.submit(self.fetch, record, entry, content / entry.path) for entry in alone
         ]
         try:
             for job in jobs:
@@ -198,6 +213,15 @@ class Restorer:
                 (content / link.path).symlink_to(link.target)
         for folder in folders:
             sync_folder(folder)
+
+    def _sorted(self, record: CommitRecord) -> tuple[list[list[FileEntry]], list[FileEntry]]:
+        """Small files in groups, where the store gives many at a time, and all others."""
+        if not self._store.capabilities.many_at_once:
+            return [], list(record.files)
+        small = [entry for entry in record.files if entry.size <= _TOGETHER]
+        alone = [entry for entry in record.files if entry.size > _TOGETHER]
+        step = max(1, min(_GROUP, 8 * _TOGETHER // max((e.size for e in small), default=1 << 30)))
+        return [small[at : at + step] for at in range(0, len(small), step)], alone
 
     def _keys(self, record: CommitRecord, entry: FileEntry) -> Iterable[str]:
         """Each place where the content of a file can be, without repetition.
@@ -220,13 +244,12 @@ class Restorer:
         """
         name = entry.path or record.checkpoint
         reason = "the object is gone"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with nameable(name):
-            fd = os.open(path, flags, 0o600)
-        with os.fdopen(fd, "wb") as file:
+            fd = os.open(path, _FRESH, 0o600)
+        try:
             for key in self._keys(record, entry):
                 try:
-                    size, sha256 = self._download(key, file, entry.size)
+                    size, sha256 = self._download(key, fd, entry.size)
                 except NotFound:
                     continue
                 except Conflict:
@@ -236,35 +259,43 @@ class Restorer:
                     reason = error.message
                     continue
                 if (size, sha256) == (entry.size, entry.sha256):
-                    with nameable(name):
-                        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-                    os.fchmod(fd, entry.mode)
-                    os.fsync(fd)
+                    _finish(fd, entry, name)
                     return
                 reason = (
                     f"{size} bytes where the commit has {entry.size}"
                     if size != entry.size
                     else "its SHA-256 is not the one of the commit"
                 )
+        finally:
+            os.close(fd)
         raise Corrupt(f"{name}: {reason}")
 
-    def _download(self, key: str, file: BinaryIO, limit: int) -> tuple[int, str]:
-        """Write an object; where it is nothing but zeros the file gets a hole, as it had."""
-        digest, size = hashlib.sha256(), 0
-        file.seek(0)
-        file.truncate()
-        for chunk in self._store.read(key):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > limit:
-                break  # longer than committed: no need to fill the disk with it
-            if chunk.strip(b"\0"):
-                file.write(chunk)
-            else:
-                file.seek(len(chunk), os.SEEK_CUR)
-            self._on_bytes(key, len(chunk))
-        file.truncate(min(size, limit))
-        return size, digest.hexdigest()
+    def _fetch_together(
+        self, record: CommitRecord, entries: Sequence[FileEntry], content: Path
+    ) -> None:
+        """Bring small files, many at a time; what is not as it should be goes its way alone."""
+        wanted = [(entry.key, entry.size + 1) for entry in entries]
+        for entry, found in zip(entries, self._store.read_each(wanted), strict=True):
+            path, name = content / entry.path, entry.path or record.checkpoint
+            if isinstance(found, SyncdError) or not _is_it(entry, found):
+                self.fetch(record, entry, path)
+                continue
+            with nameable(name):
+                fd = os.open(path, _FRESH, 0o600)
+            try:
+                with memoryview(found) as view:
+                    done = 0
+                    while done < len(view):
+                        done += os.write(fd, view[done:])
+                _finish(fd, entry, name)
+            finally:
+                os.close(fd)
+            self._on_bytes(entry.key, entry.size)
+
+    def _download(self, key: str, fd: int, limit: int) -> tuple[int, str]:
+        if limit < BY_RANGES:
+            return fetch_stream(self._store, key, fd, limit, self._on_bytes)
+        return fetch_ranges(self._store, key, fd, limit, self._on_bytes, self._ranges)
 
     def verify(self, record: CommitRecord) -> None:
         """Read every object of a commit back and prove it, writing nothing; Corrupt if not."""
@@ -311,6 +342,18 @@ class Restorer:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.companions.append(commit)
+
+
+def _is_it(entry: FileEntry, content: bytes) -> bool:
+    return len(content) == entry.size and hashlib.sha256(content).hexdigest() == entry.sha256
+
+
+def _finish(fd: int, entry: FileEntry, name: str) -> None:
+    """Give a file that is whole its time and mode, and make it durable."""
+    with nameable(name):
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+    os.fchmod(fd, entry.mode)
+    os.fsync(fd)
 
 
 def _companion(record: CommitRecord) -> bool:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.errors import Changed, Corrupt, GaveWay, NotFound, Permanent, Transient
+from syncd.errors import (
+    Changed,
+    Corrupt,
+    GaveWay,
+    NotFound,
+    Permanent,
+    SyncdError,
+    Transient,
+)
 from syncd.pace import Pace, RateLimit
 from syncd.scan import Stat
-from syncd.stores.base import Condition, ObjectInfo, ObjectStore
+from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
 from syncd.uploads import Flight, OtherBytes, Uploads
 
@@ -27,6 +36,8 @@ SINGLE_PUT = 8 * MIB
 
 _VANISHES = 3
 """How often an upload may vanish in the store before that is called a failure."""
+_GROUP = 256
+"""Small files that are read before the answers of the first are waited for."""
 
 
 class Transfer:
@@ -135,6 +146,33 @@ class Transfer:
         self._on_bytes(key, len(tail))
         return info
 
+    def send_each(self, small: Iterable[Small]) -> Iterator[tuple[str, ObjectInfo] | SyncdError]:
+        """Send small files, many under way at a time; what became of each, in their order.
+
+        Everything is as in ``send``, but that the errors of single files are not raised. GaveWay
+        is, and what the store refuses for every file alike.
+        """
+        for group in _groups(small):
+            read = [_read_small(item) for item in group]
+            bodies = [
+                Body(item.key, found[0], item.condition)
+                for item, found in zip(group, read, strict=True)
+                if not isinstance(found, SyncdError)
+            ]
+            total = sum(len(body.data) for body in bodies)
+            self._limit.take(total, self.halt)
+            if self.halt.is_set():
+                raise GaveWay("stopped between two files")
+            with self.pace.sending(total):
+                answers = iter([*self.store.put_each(bodies)])
+            for item, found in zip(group, read, strict=True):
+                answer = found if isinstance(found, SyncdError) else next(answers)
+                if isinstance(answer, SyncdError):
+                    yield answer
+                elif not isinstance(found, SyncdError):
+                    self._on_bytes(item.key, len(found[0]))
+                    yield found[1], answer
+
     def _send_parts(
         self,
         file: _Reader,
@@ -227,6 +265,40 @@ def _read_parts(file: _Reader, size: int, part: int) -> Iterator[bytes]:
         count = min(part, left)
         yield file.read_exactly(count)
         left -= count
+
+
+@dataclass(frozen=True)
+class Small:
+    """A file that goes in one request, as it was when ``seen``."""
+
+    path: Path
+    key: str
+    seen: Stat
+    condition: Condition = None
+
+
+def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:
+    """Files that are held in memory together: several hundred, of a few MiB in all."""
+    group: list[Small] = []
+    size = 0
+    for item in small:
+        if group and (len(group) >= _GROUP or size + item.seen.size > SINGLE_PUT):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += item.seen.size
+    if group:
+        yield group
+
+
+def _read_small(item: Small) -> tuple[bytes, str] | SyncdError:
+    try:
+        with _open(item.path, item.seen) as file:
+            data = file.read_exactly(item.seen.size)
+            file.check()
+    except SyncdError as error:
+        return error
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: Path, seen: Stat) -> str:

@@ -16,6 +16,7 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
+    OneByOne,
     PendingUpload,
 )
 from syncd.stores.wire import (
@@ -53,7 +54,7 @@ _COPY_STALLS = 120.0
 """Seconds without progress after which a copy on the server is given up."""
 
 
-class AzureStore:
+class AzureStore(OneByOne):
     """A container."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from syncd.errors import StoreError
+
 Buffer = bytes | bytearray | memoryview
 """Bytes of a body: held in memory, so that a retry sends exactly what the first try sent."""
 
@@ -34,6 +36,7 @@ class Capabilities:
     append_from       smallest object that ``append`` works for, in bytes; None: it cannot append
     append_requests   requests that one ``append`` makes
     metered           requests cost money
+    many_at_once      ``put_each`` and ``read_each`` have many objects under way at a time
     """
 
     put_if_absent: bool = True
@@ -49,6 +52,7 @@ class Capabilities:
     append_from: int | None = None
     append_requests: int = 1
     metered: bool = True
+    many_at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,15 @@ class IfVersion:
 
 
 Condition = IfAbsent | IfVersion | None
+
+
+@dataclass(frozen=True)
+class Body:
+    """A small object that is to be put."""
+
+    key: str
+    data: Buffer
+    condition: Condition = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,18 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """Put several small objects; what became of each comes in their order, and none is raised.
+
+        Where ``many_at_once``, many are under way at a time, and the delay of the store is waited
+        for once, not once for each.
+        """
+        ...
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        """Read several small objects, each up to so many bytes; what became of each, in order."""
+        ...
+
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """Make ``key`` its present content, which must be ``base``, and ``tail``; atomically.
 
@@ -200,3 +225,33 @@ class ObjectStore(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+class OneByOne:
+    """``put_each`` and ``read_each`` for a store that has no faster way."""
+
+    def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
+        """See ObjectStore."""
+        raise NotImplementedError
+
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """See ObjectStore."""
+        for body in bodies:
+            try:
+                yield self.put(body.key, body.data, body.condition)
+            except StoreError as error:
+                yield error
+
+    def read(
+        self, key: str, start: int = 0, length: int | None = None, version: str | None = None
+    ) -> Iterator[bytes]:
+        """See ObjectStore."""
+        raise NotImplementedError
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        """See ObjectStore."""
+        for key, length in wanted:
+            try:
+                yield b"".join(self.read(key, 0, length))
+            except StoreError as error:
+                yield error

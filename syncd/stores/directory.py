@@ -25,6 +25,7 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
+    OneByOne,
     PendingUpload,
 )
 from syncd.stores.directoryupload import DirectoryUpload, translate
@@ -36,7 +37,7 @@ _ASIDE = ".syncd-tmp"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
-class DirectoryStore:
+class DirectoryStore(OneByOne):
     """Objects as files below one directory."""
 
     def __init__(self, root: Path) -> None:

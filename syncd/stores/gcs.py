@@ -21,6 +21,7 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
+    OneByOne,
     PendingUpload,
 )
 from syncd.stores.wire import (
@@ -63,7 +64,7 @@ _TIMEOUT = (CONNECT_TIMEOUT, READ_TIMEOUT)
 _NO_RETRY: dict[str, Any] = {"retry": None, "timeout": _TIMEOUT}
 
 
-class GCSStore:
+class GCSStore(OneByOne):
     """A bucket; the version of an object is its generation."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception_type
-from tenacity.wait import wait_base, wait_random_exponential
 
 from syncd.clock import Clock
 from syncd.errors import Conflict, NotFound, StoreError, Transient
 from syncd.stores.base import (
+    Body,
     Buffer,
     Condition,
     ObjectInfo,
@@ -62,19 +60,6 @@ class Circuit:
         return self.failures >= _OPEN_AFTER
 
 
-class _Wait(wait_base):
-    """Full jitter, or the pause that the store asked for."""
-
-    def __init__(self) -> None:
-        self._backoff = wait_random_exponential(multiplier=_FIRST, max=_LONGEST)
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        wait = self._backoff(retry_state)
-        asked = error.retry_after if isinstance(error, Transient) else None
-        return max(wait, min(asked, _LONGEST_ASKED)) if asked is not None else wait
-
-
 class Resilient:
     """An ObjectStore that goes on trying.
 
@@ -107,6 +92,46 @@ class Resilient:
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. After a lost acknowledgement IfAbsent ends in Conflict."""
         return self.attempt(lambda: self._store.put(key, data, condition))
+
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
+        waiting = list(bodies)
+        answers: Sequence[ObjectInfo | StoreError | None] = [None] * len(waiting)
+        if self._goes_well():
+            answers = [*self._store.put_each(waiting)]
+        for body, answer in zip(waiting, answers, strict=True):
+            if isinstance(answer, Transient):
+                self._failed(answer)
+            elif answer is not None:
+                self._succeeded()
+                yield answer
+                continue
+            try:
+                yield self.put(body.key, body.data, body.condition)
+            except StoreError as error:
+                yield error
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
+        waiting = list(wanted)
+        answers: Sequence[bytes | StoreError | None] = [None] * len(waiting)
+        if self._goes_well():
+            answers = [*self._store.read_each(waiting)]
+        for (key, length), answer in zip(waiting, answers, strict=True):
+            if isinstance(answer, Transient):
+                self._failed(answer)
+            elif answer is not None:
+                self._succeeded()
+                yield answer
+                continue
+            try:
+                yield b"".join(self.read(key, 0, length))
+            except StoreError as error:
+                yield error
+
+    def _goes_well(self) -> bool:
+        with self._lock:
+            return not self.circuit.failures
 
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore; what a lost acknowledgement has appended is not appended again."""
@@ -221,14 +246,38 @@ class Resilient:
 
     def attempt(self, request: Callable[[], _T]) -> _T:
         """Make a request until it is answered, or time is over."""
-        retrying = Retrying(
+        try:
+            return self._one_try(request)
+        except Transient as error:
+            return self._try_on(request, error)
+
+    def _try_on(self, request: Callable[[], _T], error: Transient) -> _T:
+        """Go on after a first failure; until there is one, tenacity is not even loaded."""
+        from tenacity import RetryCallState, Retrying, retry_if_exception_type
+        from tenacity.wait import wait_random_exponential
+
+        backoff = wait_random_exponential(multiplier=_FIRST, max=_LONGEST)
+        failed: list[Transient] = [error]
+
+        def one() -> _T:
+            if failed:
+                raise failed.pop()
+            return self._one_try(request)
+
+        def pause(state: RetryCallState) -> float:
+            """Full jitter, or the pause that the store asked for."""
+            met = state.outcome.exception() if state.outcome else None
+            asked = met.retry_after if isinstance(met, Transient) else None
+            wait = backoff(state)
+            return max(wait, min(asked, _LONGEST_ASKED)) if asked is not None else wait
+
+        return Retrying(
             retry=retry_if_exception_type(Transient),
-            wait=_Wait(),
+            wait=pause,
             stop=lambda _state: self._over(),
             sleep=self._sleep,
             reraise=True,
-        )
-        return retrying(lambda: self._one_try(request))
+        )(one)
 
     def _one_try(self, request: Callable[[], _T]) -> _T:
         while not self._may_go():

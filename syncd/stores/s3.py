@@ -1,150 +1,126 @@
 """Amazon S3 and everything that speaks its language: R2, B2, MinIO, Ceph, SeaweedFS.
 
-boto3's transfer manager and its CRT are not used: parts are cut by the caller, and the CRT
-ignores the endpoint.
+Requests go by the lean road (``s3lean``) where that knows the way, else by boto3, which is only
+loaded then; both give the same answers, and every decision is made here.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
 
 from syncd.errors import (
     Corrupt,
     NeedsOperator,
     NotFound,
     Permanent,
+    StoreError,
     Transient,
 )
+from syncd.stores import s3append, s3copy, s3road
 from syncd.stores.base import (
+    Body,
     Buffer,
     Capabilities,
     Condition,
     IfVersion,
     ObjectInfo,
+    OneByOne,
     PendingUpload,
 )
-from syncd.stores.wire import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    CONNECTIONS,
-    READ_TIMEOUT,
-    checked_key,
-    quiet,
-    server_time,
-    side_by_side,
-)
+from syncd.stores.http1 import Strange
+from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
+from syncd.stores.s3lean import Lean, Refused
+from syncd.stores.s3proof import Proof
+from syncd.stores.s3upload import S3Upload, conditions, info_of, version_of
+from syncd.stores.wire import CHUNK, checked_key, server_time, side_by_side
 
-try:
-    import boto3
-    import botocore.session
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-    from urllib3.exceptions import HTTPError
-
-    from syncd.stores import s3append
-    from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
-    from syncd.stores.s3upload import S3Upload, conditions, version_of
-except ImportError as missing:
-    raise NeedsOperator("boto3 is not installed", hint="pip install 'syncd[s3]'") from missing
-
-_FAILURES = (BotoCoreError, ClientError, HTTPClientError, HTTPError, OSError, ValueError)
-
-_COPY_WHOLE = 1024**3
-"""Larger objects are copied by ranges, side by side: one request of 5 GB, which S3 allows, can
-last longer than the time-out of its answer."""
-_COPY_RANGE = 512 * 1024**2
-_LARGEST_COPY = 5 * 1024**3
-
-_VIRTUAL_HOSTS = ("amazonaws.com", "aliyuncs.com", "myqcloud.com", "volces.com")
-"""Where the bucket must be part of the host name; everywhere else a path is safer."""
+_NEXT = {
+    "list_parts": {"PartNumberMarker": "NextPartNumberMarker"},
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+    "list_multipart_uploads": {
+        "KeyMarker": "NextKeyMarker",
+        "UploadIdMarker": "NextUploadIdMarker",
+    },
+}
+"""What asks for the next page of a listing, and what the last one calls it."""
 
 _NO_BATCH = {"NotImplemented", "MissingContentMD5", "InvalidRequest", "MethodNotAllowed"}
 
 
-class S3Store:
+class S3Store(OneByOne):
     """A bucket."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; credentials are taken afresh from ``environ`` or boto3's chain."""
-        quiet("boto3", "botocore", "urllib3")
+        s3road.check_installed()
         self.name = f"s3://{bucket}"
-        self.capabilities = Capabilities(
-            append_from=Capabilities.min_part_size, append_requests=s3append.REQUESTS
-        )
         self.bucket = bucket
         self._environ = environ
-        self._endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+        self._endpoint = s3road.endpoint_of(environ)
         self._bucket_seen = False
         self._batch_deletes = True
-        self._etag_is_md5: bool | None = None
-        self._plain = False
-        """Whether the store has refused botocore's checksums, and Content-MD5 is sent instead."""
-        self._client = self._open(
-            environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported").lower()
-        )
-
-    def _open(self, checksums: str) -> Any:
-        environ = self._environ
-        session = botocore.session.Session()  # a session of one's own reads credential files anew
-        for variable, name in (
-            ("profile", "AWS_PROFILE"),
-            ("credentials_file", "AWS_SHARED_CREDENTIALS_FILE"),
-            ("config_file", "AWS_CONFIG_FILE"),
-        ):
-            if environ.get(name):
-                session.set_config_variable(variable, environ[name])
-        key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
-        if bool(key) != bool(secret):
+        self._proof = Proof(environ, self._try_wrong)
+        if bool(environ.get("AWS_ACCESS_KEY_ID")) != bool(environ.get("AWS_SECRET_ACCESS_KEY")):
             raise NeedsOperator(
                 "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set",
                 hint="set both, or neither to use a profile or the machine's role",
             )
-        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-        host = urlsplit(self._endpoint or "").hostname or ""
-        style = "auto" if not host or host.endswith(_VIRTUAL_HOSTS) else "path"
+        self._sdk: tuple[Any, Any] | None = None
         try:
-            return boto3.session.Session(
-                aws_access_key_id=key or None,
-                aws_secret_access_key=secret or None,
-                aws_session_token=(environ.get("AWS_SESSION_TOKEN") or None) if key else None,
-                region_name=region or session.get_config_variable("region") or "us-east-1",
-                botocore_session=session,
-            ).client(
-                "s3",
-                endpoint_url=self._endpoint or None,
-                verify=environ.get("AWS_CA_BUNDLE") or None,
-                config=Config(
-                    retries={"total_max_attempts": 1, "mode": "standard"},
-                    connect_timeout=CONNECT_TIMEOUT,
-                    read_timeout=READ_TIMEOUT,
-                    max_pool_connections=CONNECTIONS,
-                    tcp_keepalive=True,
-                    request_checksum_calculation=checksums,
-                    # every file that is restored is proven by its SHA-256, and some stores
-                    # answer a range with the checksum of the whole
-                    response_checksum_validation="when_required",
-                    s3={"addressing_style": style},
-                ),
-            )
-        except (BotoCoreError, ValueError) as error:
+            self._lean = s3road.told(bucket, environ)
+        except (OSError, ValueError) as error:
             raise translate(error, "opening the store") from None
+        self._may_be_lean = True
+        if self._lean is None:
+            self._open()
+        self.capabilities = Capabilities(
+            append_from=Capabilities.min_part_size,
+            append_requests=s3append.REQUESTS,
+            many_at_once=True,
+        )
+
+    def _open(self) -> tuple[Any, Any]:
+        from syncd.stores import s3sdk
+
+        if self._sdk is None:
+            self._sdk = s3sdk.open_sdk(self._environ, self._proof.checksums)
+        return self._sdk
+
+    @property
+    def _client(self) -> Any:
+        return self._open()[0]
+
+    def _road(self) -> Lean | None:
+        """The lean road, if there is one; the SDK's credentials are asked for at first use."""
+        if self._lean is None and self._may_be_lean:
+            self._lean = s3road.beside(*self._open(), self.bucket, self._environ)
+            self._may_be_lean = self._lean is not None
+        return self._lean
+
+    def _request(self, operation: str, parameters: Mapping[str, Any]) -> Any:
+        """Make one request, by the road that knows the way; errors come as they are."""
+        lean = self._road()
+        if lean and lean.can(operation, parameters):
+            try:
+                return lean.call(operation, parameters)
+            except Strange:
+                self._only_sdk()
+        return getattr(self._client, operation)(Bucket=self.bucket, **parameters)
+
+    def _only_sdk(self) -> None:
+        self._lean, self._may_be_lean = None, False
 
     def ask(self, operation: str, key: str = "", **parameters: Any) -> Any:
-        """Make one request; what botocore raises becomes an error of this package."""
+        """Make one request; what is raised becomes an error of this package."""
         if key:
             parameters["Key"] = checked_key(key)
         try:
-            answer = getattr(self._client, operation)(Bucket=self.bucket, **parameters)
-        except _FAILURES as error:
+            answer = self._request(operation, parameters)
+        except _failures() as error:
             raise translate(error, f"{operation} {key}".strip()) from error
         self._bucket_seen = True
         return answer
@@ -154,76 +130,103 @@ class S3Store:
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
         answer = self._send_body("put_object", key, data, **conditions(condition))
-        if not self._arrived(key, data, answer):
+        return self._is_put(key, data, answer)
+
+    def _is_put(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> ObjectInfo:
+        """The object that a put has made; Corrupt if the store has received another."""
+        if not self._proof.arrived(key, data, answer):
             if b"".join(self.read(key, version=version_of(answer["ETag"]))) != bytes(data):
                 raise Corrupt(f"{key} arrived with other content", hint="it is sent again")
-            self._etag_is_md5 = False
+            self._proof.etag_is_no_md5()
         modified = server_time(answer["ResponseMetadata"]["HTTPHeaders"])
         return ObjectInfo(key, len(data), version_of(answer["ETag"]), modified)
 
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """See ObjectStore. The first goes alone: it shows which checksums the store takes."""
+        waiting = list(bodies)
+        alone = waiting[:1] if self._road() else waiting
+        yield from super().put_each(alone)
+        lean, waiting = self._road(), waiting[len(alone) :]
+        if lean is None:
+            yield from super().put_each(waiting)
+            return
+        requests = (
+            {
+                "Key": checked_key(body.key),
+                "Body": body.data,
+                **self._proof.headers(body.data),
+                **conditions(body.condition),
+            }
+            for body in waiting
+        )
+        for body, answer in zip(waiting, lean.each("put_object", requests), strict=True):
+            if isinstance(answer, Strange):
+                self._only_sdk()
+                yield from super().put_each([body])
+            elif isinstance(answer, Exception):
+                yield translate(answer, f"put_object {body.key}")
+            else:
+                try:
+                    yield self._is_put(body.key, body.data, answer)
+                except StoreError as error:
+                    yield error
+
     def _send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send a body with a checksum that the store verifies."""
-        body = data if isinstance(data, bytes | bytearray) else bytes(data)
-
+        parameters |= {"Key": checked_key(key), "Body": data}
         what = f"{operation} {key}"
-
-        def request(client: Any, plain: bool) -> Any:
-            md5 = {}
-            if plain:
-                digest = hashlib.md5(body, usedforsecurity=False).digest()
-                md5["ContentMD5"] = _base64(digest)
-            method = getattr(client, operation)
-            return method(Bucket=self.bucket, Key=checked_key(key), Body=body, **md5, **parameters)
-
         try:
-            answer = request(self._client, self._plain)
-        except _FAILURES as error:
-            if self._plain or not self._endpoint or not refuses_checksums(error):
+            answer = self._send_once(operation, data, parameters)
+        except _failures() as error:
+            if self._proof.plain or not self._endpoint or not refuses_checksums(error):
                 raise translate(error, what) from error
-            answer = self._without_checksums(request, what)
+            answer = self._without_checksums(operation, data, parameters, what)
         self._bucket_seen = True
         return answer
 
-    def _without_checksums(self, request: Callable[[Any, bool], Any], what: str) -> Any:
+    def _send_once(self, operation: str, data: Buffer, parameters: Mapping[str, Any]) -> Any:
+        proven = {**parameters, **self._proof.headers(data)}
+        lean = self._road()
+        if lean:
+            try:
+                return {**lean.call(operation, proven), "Sent": proven.get("ChecksumCRC32")}
+            except Strange:
+                self._only_sdk()
+        proven.pop("ChecksumCRC32", None)  # the SDK computes it, in the form that it prefers
+        proven["Body"] = data if isinstance(data, bytes | bytearray) else bytes(data)
+        return getattr(self._client, operation)(Bucket=self.bucket, **proven)
+
+    def _without_checksums(
+        self, operation: str, data: Buffer, parameters: Mapping[str, Any], what: str
+    ) -> Any:
         """Try once in the form that older stores know, and keep to it if it is accepted.
 
         Over https botocore sends its CRC32 behind the body (aws-chunked), which Ceph up to 16
         answers by 411, and others refuse the header.
         """
-        client = self._open("when_required")
+        sdk, self._sdk, self._proof.plain = self._sdk, None, True
         try:
-            answer = request(client, True)
-        except _FAILURES as error:
+            return self._send_once(operation, data, parameters)
+        except _failures() as error:
+            self._sdk, self._proof.plain = sdk, False
             raise translate(error, what) from error
-        self._client, self._plain = client, True
-        return answer
-
-    def _arrived(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> bool:
-        """Compare what the store says it has with what was sent; False: only reading back tells.
-
-        Amazon verifies the checksum. Others may echo it unread, but their ETag, mostly, is the
-        MD5 of what arrived; that it is has been seen once an ETag was the MD5 of its content.
-        """
-        crc32 = answer.get("ChecksumCRC32")
-        if crc32 and crc32 != _base64(zlib.crc32(data).to_bytes(4, "big")):
-            raise Corrupt(f"{key} arrived with another checksum", hint="it is sent again")
-        if (crc32 and not self._endpoint) or self._etag_is_md5 is False:
-            return True
-        etag = version_of(answer["ETag"])
-        if len(etag) != 32 or "kms" in answer.get("ServerSideEncryption", ""):
-            return True
-        if etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
-            self._etag_is_md5 = True
-            return True
-        if self._etag_is_md5:
-            raise Corrupt(f"{key} arrived with other content", hint="it is sent again")
-        return False
 
     def send_part(self, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send one part of an upload; Corrupt if the store has received another."""
         answer = self._send_body("upload_part", key, data, **parameters)
-        self._arrived(key, data, answer)
+        self._proof.arrived(key, data, answer)
         return answer
+
+    def _try_wrong(self, key: str, body: Mapping[str, Any]) -> bool:
+        """Whether the store refuses a part whose checksum is wrong; of no upload that matters."""
+        upload = S3Upload(self, key, self.ask("create_multipart_upload", key)["UploadId"], 1)
+        try:
+            self.ask("upload_part", key, UploadId=upload.id, PartNumber=1, **body)
+        except (Corrupt, Permanent):
+            return True
+        finally:
+            upload.abort()
+        return False
 
     def start_upload(self, key: str, size: int) -> S3Upload:
         """See ObjectStore."""
@@ -244,6 +247,22 @@ class S3Store:
         return s3append.append(self, key, base, tail)
 
     # -- reading
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        """See ObjectStore."""
+        waiting, lean = list(wanted), self._road()
+        if lean is None:
+            yield from super().read_each(waiting)
+            return
+        requests = (
+            {"Key": checked_key(key), "Range": f"bytes=0-{length - 1}"} for key, length in waiting
+        )
+        answers = lean.each("get_object", requests)
+        for (key, length), answer in zip(waiting, answers, strict=True):
+            if isinstance(answer, Exception):
+                yield from super().read_each([(key, length)])  # for whatever is wrong with it
+            else:
+                yield answer["Data"]
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
@@ -272,7 +291,7 @@ class S3Store:
                     raise Transient(f"{key} broke off {left} bytes before its end")
                 left -= len(chunk)
                 yield chunk
-        except _FAILURES as error:
+        except _failures() as error:
             raise translate(error, f"reading {key}") from error
         finally:
             body.close()
@@ -286,23 +305,31 @@ class S3Store:
             if error.__cause__ and not (self._bucket_seen and isinstance(error, NotFound)):
                 self.ask("list_objects_v2", Prefix=key, MaxKeys=1)
             raise
-        return _info(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])
+        return info_of(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         for page in self.pages("list_objects_v2", Prefix=prefix):
             for item in page.get("Contents", ()):
-                yield _info(item["Key"], item["Size"], item["ETag"], item["LastModified"])
+                yield info_of(item["Key"], item["Size"], item["ETag"], item["LastModified"])
 
     def pages(self, operation: str, **parameters: Any) -> Iterator[Any]:
         """Every page of a listing."""
-        paginator = self._client.get_paginator(operation)
-        try:
-            for page in paginator.paginate(Bucket=self.bucket, **parameters):
-                self._bucket_seen = True
-                yield page
-        except _FAILURES as error:
-            raise translate(error, f"listing {self.name}") from error
+        while True:
+            try:
+                page = self._request(operation, parameters)
+            except _failures() as error:
+                raise translate(error, f"listing {self.name}") from error
+            self._bucket_seen = True
+            yield page
+            following = {
+                name: page[told]
+                for name, told in _NEXT[operation].items()
+                if page.get("IsTruncated") and page.get(told)
+            }
+            if not following:
+                return
+            parameters = {**parameters, **following}
 
     # -- copying and deleting
 
@@ -310,33 +337,7 @@ class S3Store:
         """See ObjectStore. Conditions on a copy are refused: S3 itself knows none."""
         if condition is not None:
             raise Permanent(f"{self.name} cannot copy on a condition")
-        found = self.head(source)
-        if found.size > _COPY_WHOLE:
-            try:
-                return self._copy_ranges(found, target)
-            except Permanent as error:
-                if status_of(error.__cause__) != 501 or found.size > _LARGEST_COPY:
-                    raise
-        where = {"Bucket": self.bucket, "Key": source}
-        answer = self.ask("copy_object", target, CopySource=where)["CopyObjectResult"]
-        return _info(target, found.size, answer["ETag"], answer["LastModified"])
-
-    def _copy_ranges(self, found: ObjectInfo, target: str) -> ObjectInfo:
-        upload = self.start_upload(target, found.size)
-        step = max(_COPY_RANGE, -(-found.size // self.capabilities.max_parts))
-        try:
-            with ThreadPoolExecutor(4) as pool:
-                starts = enumerate(range(0, found.size, step), start=1)
-                jobs = [
-                    pool.submit(upload.copy_part, n, found, at, min(at + step, found.size))
-                    for n, at in starts
-                ]
-                for job in jobs:
-                    job.result()
-            return upload.finish()
-        except BaseException:
-            upload.abort()
-            raise
+        return s3copy.copy(self, source, target)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore."""
@@ -361,7 +362,8 @@ class S3Store:
         answer = self.ask("delete_objects", Delete=wanted)
         for fault in answer.get("Errors", ()):
             if fault.get("Code") != "NoSuchKey":
-                refusal = ClientError({"Error": fault}, "DeleteObjects")
+                refusal = Refused(200, {}, b"")
+                refusal.response["Error"] = dict(fault)
                 raise translate(refusal, f"deleting {fault.get('Key')}") from refusal
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
@@ -377,12 +379,13 @@ class S3Store:
 
     def close(self) -> None:
         """See ObjectStore."""
-        self._client.close()
+        if self._lean:
+            self._lean.close()
+        if self._sdk:
+            self._sdk[0].close()
 
 
-def _info(key: str, size: int, etag: str, modified: datetime) -> ObjectInfo:
-    return ObjectInfo(key, size, version_of(etag), modified.timestamp())
-
-
-def _base64(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()
+def _failures() -> tuple[type[Exception], ...]:
+    """What a request can raise; of the SDK, only if it was loaded."""
+    sdk = sys.modules.get("syncd.stores.s3sdk")
+    return (Refused, OSError, ValueError, *(sdk.FAILURES if sdk else ()))

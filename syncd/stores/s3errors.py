@@ -1,4 +1,4 @@
-"""What botocore raises, as the errors of this package, each with a remedy.
+"""What botocore raises, and our own road to S3, as the errors of this package, each with a remedy.
 
 Only codes and our own words enter a message: the server's text may quote signed headers.
 """
@@ -6,10 +6,9 @@ Only codes and our own words enter a message: the server's text may quote signed
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Any
-
-from botocore import exceptions as boto
 
 from syncd.errors import (
     Conflict,
@@ -21,6 +20,7 @@ from syncd.errors import (
     StoreError,
     Transient,
 )
+from syncd.stores.s3lean import Refused as RefusedByStore
 from syncd.stores.wire import CLOCK_HINT, TRANSIENT_STATUSES, clock_words, retry_after
 
 _RIGHTS = (
@@ -87,22 +87,30 @@ _PERMANENT = {
     "NotImplemented": "the store does not know this kind of request",
     "InvalidObjectState": "restore the object from its archive class first",
 }
-_CREDENTIALS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.NoAuthTokenError,
-    boto.ProfileNotFound,
-    boto.ConfigParseError,
-    boto.ConfigNotFound,
-    boto.TokenRetrievalError,
-    boto.SSOError,
-    boto.RefreshWithMFAUnsupportedError,
-)
+_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "NoAuthTokenError",
+    "ProfileNotFound",
+    "ConfigParseError",
+    "ConfigNotFound",
+    "TokenRetrievalError",
+    "SSOError",
+    "RefreshWithMFAUnsupportedError",
+}
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """The names of an error's classes: an SDK that was never loaded has raised nothing."""
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _error_of(error: BaseException | None) -> Mapping[str, Any]:
-    return error.response if isinstance(error, boto.ClientError) else {}
+    if isinstance(error, RefusedByStore) or (error and "ClientError" in _kinds(error)):
+        response: Mapping[str, Any] = getattr(error, "response", {})
+        return response
+    return {}
 
 
 def code_of(error: BaseException | None) -> str:
@@ -115,7 +123,7 @@ def status_of(error: BaseException | None) -> int:
     return int(_error_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _region_of(error: boto.ClientError) -> str:
+def _region_of(error: Exception) -> str:
     """Where the store says the bucket is; empty where it does not say."""
     answer = _error_of(error)
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -124,33 +132,34 @@ def _region_of(error: boto.ClientError) -> str:
 
 
 def translate(error: Exception, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
-    """The error of this package for one of botocore's, met while doing ``what``."""
-    if isinstance(error, boto.ClientError):
+    """The error of this package for one of botocore's or of s3lean's, met while doing ``what``."""
+    kinds = _kinds(error)
+    if _error_of(error):
         return _translate_answer(error, what)
-    if isinstance(error, _CREDENTIALS):
+    if kinds & _CREDENTIALS:
         return NeedsOperator(
             f"{what}: there are no usable S3 credentials ({type(error).__name__})",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
-    if isinstance(error, boto.FlexibleChecksumError):
+    if "FlexibleChecksumError" in kinds:
         return Corrupt(f"{what}: the content does not match its checksum")
-    if isinstance(error, boto.SSLError) and (
-        "CERTIFICATE" in str(error) or "WRONG_VERSION" in str(error)
+    if isinstance(error, ssl.SSLCertVerificationError) or (
+        "SSLError" in kinds and ("CERTIFICATE" in str(error) or "WRONG_VERSION" in str(error))
     ):
         return NeedsOperator(
             f"{what}: the store's TLS certificate is not trusted, or it speaks no TLS",
             hint="correct AWS_ENDPOINT_URL, or name the authority's file in AWS_CA_BUNDLE",
         )
-    if isinstance(error, boto.ParamValidationError) and "bucket" in str(error).lower():
+    if "ParamValidationError" in kinds and "bucket" in str(error).lower():
         return NeedsOperator(f"{what}: this is no name of a bucket", hint="correct CLOUD_BUCKET")
-    if isinstance(error, boto.ParamValidationError):
+    if "ParamValidationError" in kinds:
         return Permanent(f"{what}: {type(error).__name__}")
     if isinstance(error, ValueError):
         return NeedsOperator(
             f"{what}: the endpoint cannot be used",
             hint="AWS_ENDPOINT_URL must look like https://host:port",
         )
-    if isinstance(error, FileNotFoundError | boto.InvalidConfigError):
+    if isinstance(error, FileNotFoundError) or "InvalidConfigError" in kinds:
         return NeedsOperator(
             f"{what}: the settings of S3 cannot be used ({type(error).__name__})",
             hint="check AWS_CA_BUNDLE, AWS_PROFILE and the files they name",
@@ -161,7 +170,7 @@ def translate(error: Exception, what: str) -> StoreError:  # noqa: PLR0911 - one
     )
 
 
-def _translate_answer(error: boto.ClientError, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
+def _translate_answer(error: Exception, what: str) -> StoreError:  # noqa: PLR0911 - one for each kind
     code, status = code_of(error), status_of(error)
     headers = _error_of(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
     words = f"{what}: {code or status}"

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import zlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import (
@@ -156,3 +157,8 @@ def conditions(condition: Condition) -> dict[str, str]:
 def version_of(etag: str) -> str:
     """The version of an object: its ETag, which some stores quote and some do not."""
     return etag.strip('"')
+
+
+def info_of(key: str, size: int, etag: str, modified: datetime) -> ObjectInfo:
+    """An object as the store's answers describe it."""
+    return ObjectInfo(key, size, version_of(etag), modified.timestamp())

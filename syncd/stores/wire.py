@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from syncd.errors import Permanent
@@ -40,6 +40,15 @@ def checked_key(key: str) -> str:
     return key
 
 
+@lru_cache(maxsize=4)
+def _parsed(date: str) -> float | None:
+    """Seconds since the epoch, of a date in a header: it changes once a second."""
+    import email.utils
+
+    found = email.utils.parsedate_tz(date)
+    return float(email.utils.mktime_tz(found)) if found else None
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the store asks for, given as a number or as a date; None if it does not."""
     value = _header(headers, "retry-after")
@@ -48,14 +57,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         return max(0.0, float(value))
     except ValueError:
-        date = email.utils.parsedate_tz(value)
-        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+        date = _parsed(value)
+        return None if date is None else max(0.0, date - time.time())
 
 
 def server_time(headers: Mapping[str, str]) -> float:
     """When the store says it answered; this machine's clock where it does not say."""
-    date = email.utils.parsedate_tz(_header(headers, "date") or "")
-    return float(email.utils.mktime_tz(date)) if date else time.time()
+    date = _parsed(_header(headers, "date") or "")
+    return time.time() if date is None else date
 
 
 def clock_words(headers: Mapping[str, str], tolerated: float = 240.0) -> str:
@@ -71,6 +80,8 @@ CLOCK_HINT = "set the clock of the machine, for instance by turning NTP on"
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:
+    if name in headers:
+        return headers[name]
     found = (value for key, value in headers.items() if key.lower() == name)
     return next(found, None)
 

@@ -32,7 +32,7 @@ struct object {
 
 static struct object *table[BUCKETS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static atomic_long puts_, posts, gets, heads, bytes;
+static atomic_long puts_, posts, gets, heads, bytes, uploads;
 static char *zeros;
 
 static struct object *find(const char *key, int make) {
@@ -47,6 +47,13 @@ static struct object *find(const char *key, int make) {
     fresh->next = *place;
     *place = fresh;
     return fresh;
+}
+
+static struct object *upload_of(const char *query) {
+    char name[64];
+    const char *at = strstr(query, "uploadId=");
+    snprintf(name, sizeof name, "/upload/%.*s", (int)strcspn(at + 9, "& "), at + 9);
+    return find(name, 1);
 }
 
 static int answer(int fd, const char *data, size_t count) {
@@ -133,7 +140,7 @@ static int put(int fd, const char *head, const char *key, const char *query, lon
     struct object *o = find(key, 1);
     int refused = o->whole && header(head, "if-none-match", value, sizeof value) &&
                   strstr(key, "/.syncd/");
-    if (!refused && strstr(query, "uploadId=")) o->parts += size;
+    if (strstr(query, "uploadId=")) upload_of(query)->parts += size;
     else if (!refused) {
         o->size = size;
         o->whole = 1;
@@ -155,8 +162,7 @@ static int post(int fd, const char *head, const char *key, const char *query) {
         struct object *o = find(key, 1);
         int refused = o->whole && header(head, "if-none-match", value, sizeof value) &&
                       strstr(key, "/.syncd/");
-        if (!refused) o->size = o->parts, o->whole = 1;
-        o->parts = 0;
+        if (!refused) o->size = upload_of(query)->parts, o->whole = 1;
         pthread_mutex_unlock(&lock);
         if (refused) return reply(fd, "412 Precondition Failed", "", NULL, 0);
         snprintf(text, sizeof text, "<?xml version=\"1.0\"?><CompleteMultipartUploadResult "
@@ -166,7 +172,7 @@ static int post(int fd, const char *head, const char *key, const char *query) {
     } else
         snprintf(text, sizeof text, "<?xml version=\"1.0\"?><InitiateMultipartUploadResult "
                  "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>b</Bucket><Key>k</Key>"
-                 "<UploadId>u1</UploadId></InitiateMultipartUploadResult>");
+                 "<UploadId>u%ld</UploadId></InitiateMultipartUploadResult>", ++uploads);
     return reply(fd, "200 OK", "Content-Type: application/xml\r\n", text, strlen(text));
 }
 

@@ -20,6 +20,7 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
+    OneByOne,
     PendingUpload,
 )
 
@@ -34,7 +35,7 @@ class Object:
 _NONE = Object(b"", "", "")
 
 
-class SimStore:
+class SimStore(OneByOne):
     """Objects in a dictionary. Each change is told to ``watch`` once it has taken effect."""
 
     def __init__(self, honours: bool = True, conditional_copy: bool = False) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
@@ -25,7 +25,9 @@ from syncd.errors import (
     StoreError,
     Transient,
 )
-from syncd.stores import open_store, s3
+from syncd.stores import open_store, s3copy, s3road
+from syncd.stores.base import Body, IfAbsent
+from syncd.stores.s3 import S3Store
 from syncd.stores.s3errors import translate
 from tests.servers.fixtures import Bucket, s3_bucket
 from tests.servers.s3 import SeaweedFS
@@ -41,8 +43,8 @@ def seaweed_bucket(seaweedfs: SeaweedFS) -> Iterator[Bucket]:
 def test_a_large_copy_goes_by_ranges(
     seaweed_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_COPY_WHOLE", 8 * MIB)
-    monkeypatch.setattr(s3, "_COPY_RANGE", 5 * MIB)
+    monkeypatch.setattr(s3copy, "_COPY_WHOLE", 8 * MIB)
+    monkeypatch.setattr(s3copy, "_COPY_RANGE", 5 * MIB)
     store = seaweed_bucket.open()
     data = os.urandom(12 * MIB + 3)
     store.put("a", data)
@@ -63,6 +65,53 @@ def test_finishing_again_after_a_lost_answer_succeeds(seaweed_bucket: Bucket) ->
     store.delete(["a"])
     with pytest.raises(NotFound):
         upload.finish()
+
+
+@pytest.mark.parametrize("kind", ["seaweedfs", "seaweedfs_tls", "moto"])
+def test_both_roads_give_the_same_answers(kind: str, request: pytest.FixtureRequest) -> None:
+    for bucket in s3_bucket(kind, request.getfixturevalue(kind), frozenset()):
+        answers = []
+        lean, sdk = (cast("S3Store", bucket.open()) for _ in range(2))
+        sdk._only_sdk()
+        for store, name in ((lean, "x"), (sdk, "y")):
+            found: list[Any] = [store.put(f"{name}/a b+ü", b"content", IfAbsent()).version]
+            outcomes = store.put_each(
+                [Body(f"{name}/{n}", b"%d" % n, IfAbsent()) for n in (1, 2, 1)]
+            )
+            found += [getattr(done, "version", type(done)) for done in outcomes]
+            found += [b"".join(store.read(f"{name}/a b+ü", start, 3)) for start in (0, 5, 7)]
+            found += [
+                type(item) if isinstance(item, StoreError) else bytes(item)
+                for item in store.read_each([(f"{name}/2", 9), (f"{name}/no", 9)])
+            ]
+            upload = store.start_upload(f"{name}/parts", 5 * MIB + 1)
+            upload.send(1, bytes(5 * MIB))
+            upload.send(2, b"x")
+            found += [upload.finish().version, store.copy(f"{name}/2", f"{name}/copy").size]
+            found += sorted((i.key[2:], i.size, i.version) for i in store.list(f"{name}/"))
+            store.delete([f"{name}/1", f"{name}/2"])
+            found += sorted(i.key[2:] for i in store.list(f"{name}/"))
+            answers.append(found)
+        assert lean._lean is not None, "nothing was strange on the way"
+        assert answers[0] == answers[1]
+        lean.close()
+        sdk.close()
+
+
+def test_what_the_lean_road_does_not_know_goes_by_the_sdk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+    assert s3road.told("bucket", env)
+    for other in ({"AWS_PROFILE": "me"}, {"AWS_ENDPOINT_URL": ""}, {"AWS_SECRET_ACCESS_KEY": ""}):
+        assert s3road.told("bucket", {**env, **other}) is None
+    assert s3road.told("arn:aws:s3:eu-west-1:1:accesspoint/a", env) is None
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:8")
+    monkeypatch.setenv("NO_PROXY", "elsewhere")
+    assert s3road.told("bucket", env) is None
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert s3road.told("bucket", env)
 
 
 class OldServer(ThreadingHTTPServer):
