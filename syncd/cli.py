@@ -210,11 +210,17 @@ def check() -> None:
 @cli.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--keep", type=click.IntRange(min=1), help="Instead of SYNCD_KEEP_LAST.")
-def prune(dry_run: bool, keep: int | None) -> None:
+@click.option(
+    "--unnamed",
+    is_flag=True,
+    help="Also objects beside the checkpoints that no commit names: of uploads that were cut off, "
+    "and all else that was put there a day ago or more. Look with --dry-run first.",
+)
+def prune(dry_run: bool, keep: int | None, unnamed: bool) -> None:
     """Retention now: old commits by SYNCD_KEEP_LAST, orphaned versions, forgotten uploads."""
     from syncd import manual
 
-    sys.exit(manual.prune(load_settings(), dry_run, keep))
+    sys.exit(manual.prune(load_settings(), dry_run, keep, unnamed))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Changed, Conflict, Corrupt, GaveWay, NotFound, Permanent, SyncdError
+from syncd.errors import Changed, Conflict, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.journal import Journal, Sent
 from syncd.plainnames import PlainNames
 from syncd.plan import Planner, Step
@@ -31,6 +31,7 @@ from syncd.records import (
     LinkEntry,
     link_stays_inside,
 )
+from syncd.retention import UPLOAD_GRACE
 from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
@@ -282,20 +283,21 @@ class Publisher:
     def _adopt(self, sent: Sent, step: Step) -> str | None:
         """Where a file lies that was sent earlier; None if it is not there any more.
 
-        What was sent for a number that another commit has taken since is nobody's, and pruning
-        may delete it at any moment: it is copied.
+        What was sent for a number that another commit has taken since, or long ago, is nobody's,
+        and pruning may delete it at any moment: it is copied.
         """
         folder = step.spare[: len(self._layout.beside(0))]
-        if sent.key.startswith(folder) or (sent.key == step.plain and step.plain_free):
-            with suppress(NotFound):
-                if self._store.head(sent.key).version == sent.version:
+        in_place = sent.key.startswith(folder) or (sent.key == step.plain and step.plain_free)
+        with suppress(Permanent):
+            found = self._store.head(sent.key)
+            if found.version == sent.version:
+                if in_place and found.modified > self._clock.now() - UPLOAD_GRACE / 2:
                     return sent.key
-        elif sent.key.startswith(self._layout.versions):
-            with suppress(Permanent):
-                info = self._store.copy(sent.key, step.spare)
-                self._journal.drop_sent(sent.key)
-                self._journal.add_sent(replace(sent, key=step.spare, version=info.version))
-                return step.spare
+                if in_place or sent.key.startswith(self._layout.versions):
+                    info = self._store.copy(sent.key, step.spare)
+                    self._journal.drop_sent(sent.key)
+                    self._journal.add_sent(replace(sent, key=step.spare, version=info.version))
+                    return step.spare
         self._journal.drop_sent(sent.key)
         return None
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd import leftovers
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
@@ -319,12 +320,14 @@ class Engine:
         )
 
     def retain(self) -> None:
-        """Retention, where it is asked for; a failure waits for the next time.
+        """Retention, where it is asked for, and what nobody will name; a failure waits.
 
         On disk first: what the store is about to let go could not be proven afterwards.
         """
         settings = self.settings
         try:
+            if self.store:
+                leftovers.clear(self.store, self.journal, settings.checkpoint_dir)
             if settings.keep_last_local is not None:
                 self._retain_local(settings.keep_last_local)
             if settings.keep_last is not None and self.store:

@@ -318,6 +318,10 @@ class Journal(UploadRows):
         rows = self._run("SELECT * FROM sent WHERE path = ? AND stat = ?", path, stat)
         return Sent(*rows[0]) if rows else None
 
+    def all_sent(self) -> list[Sent]:
+        """Everything that was sent and that no commit names."""
+        return [Sent(*row) for row in self._run("SELECT * FROM sent")]
+
     def drop_sent(self, key: str) -> None:
         """The object is not what it was."""
         self._run("DELETE FROM sent WHERE key = ?", key)

@@ -316,18 +316,23 @@ def verify(settings: Settings, as_json: bool, newest: bool = False) -> int:
     return _NOT_INTACT if bad else _OK
 
 
-def prune(settings: Settings, dry_run: bool, keep: int | None) -> int:
+def prune(settings: Settings, dry_run: bool, keep: int | None, unnamed: bool) -> int:
     """Retention now."""
     clock, abort = SystemClock(), threading.Event()
     until = clock.monotonic() + 60.0
     store = open_resilient(settings, clock, abort, lambda: until)
     ours = ids_in(settings.state_dir / JOURNAL)
     retention = Retention(store, Layout(settings.cloud_prefix), clock, ours)
-    pruned = retention.prune(keep or settings.keep_last, dry_run, every=settings.keep_every)
+    pruned = retention.prune(
+        keep or settings.keep_last, dry_run, every=settings.keep_every, unnamed=unnamed
+    )
     out = _console()
     verb = "would delete" if dry_run else "deleted"
     for record in pruned.commits:
         out.print(f"{verb} commit {record.seq}: {record.checkpoint}", markup=False)
+    if unnamed:
+        for key in pruned.objects:
+            out.print(f"{verb} {key}", markup=False)
     out.print(
         f"{verb} {len(pruned.commits)} commits, {len(pruned.objects)} objects, "
         f"{len(pruned.uploads)} unfinished uploads"

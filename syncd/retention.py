@@ -18,7 +18,7 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Corrupt
+from syncd.errors import Corrupt, NotFound
 from syncd.numbering import STEP
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
@@ -114,10 +114,18 @@ class Retention:
         self._clock = clock
         self._log = CommitLog(store, layout)
 
-    def prune(self, keep: int | None, dry_run: bool = False, *, every: int | None = None) -> Pruned:
+    def prune(
+        self,
+        keep: int | None,
+        dry_run: bool = False,
+        *,
+        every: int | None = None,
+        unnamed: bool = False,
+    ) -> Pruned:
         """Delete commits beyond ``keep`` per series, orphaned versions and forgotten uploads.
 
-        Multiples of ``every`` stay (:func:`doomed`).
+        Multiples of ``every`` stay (:func:`doomed`). With ``unnamed`` goes also what lies at plain
+        keys, came after a daemon had begun here, and is named by no commit after a day.
         If any record cannot be read, nothing is deleted: it may name objects that are needed.
         """
         began = self._clock.now()
@@ -130,7 +138,7 @@ class Retention:
         if any(now.get(seq) != size for seq, size in sizes.items()):
             # somebody else prunes: what was the newest of its series may be missing here, and
             # what has taken its place may lean on it
-            return self.prune(keep, dry_run, every=every)
+            return self.prune(keep, dry_run, every=every, unnamed=unnamed)
         broken = [record for record in records if isinstance(record, Corrupt)]
         if broken:
             raise Corrupt(
@@ -148,6 +156,8 @@ class Retention:
         for record in interrupted:
             objects |= set(self._keys(record)) - needed
         objects |= self._orphans(numbers, {record.seq for record in staying}, needed)
+        if unnamed:
+            objects |= self._unnamed(needed)
         uploads = [
             upload
             for upload in self._store.pending_uploads(f"{self._layout.prefix}/")
@@ -155,7 +165,7 @@ class Retention:
         ]
         if not dry_run and self._clock.now() - began > _STALE_VIEW:
             return self.prune(
-                keep, every=every
+                keep, every=every, unnamed=unnamed
             )  # this machine has slept: what was seen may be needed again
         if not dry_run:
             self._store.delete(sorted(objects))
@@ -203,6 +213,20 @@ class Retention:
             if number.isdigit() and int(number) <= head and info.modified < latest:
                 orphans.add(info.key)
         return orphans
+
+    def _unnamed(self, needed: set[str]) -> set[str]:
+        """Plain objects of uploads that were cut off, by the store's own times.
+
+        An attempt that goes on names nothing as old as this where it lies. Where no daemon has
+        marked its beginning, nothing tells them from what a person has put there.
+        """
+        try:
+            began = self._store.head(self._layout.began).modified
+        except NotFound:
+            return set()
+        latest = self._clock.now() - UPLOAD_GRACE
+        found = self._store.list(self._layout.checkpoints)
+        return {i.key for i in found if i.key not in needed and began < i.modified < latest}
 
 
 _ASIDE = ".syncd-prune-"
