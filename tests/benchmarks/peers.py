@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -67,6 +69,16 @@ class Sink(Server):
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.url,
         }
+
+    def requests(self) -> dict[str, int]:
+        """What was asked since the last time: put, post, get, head, and bytes."""
+        known = self.log.stat().st_size
+        assert self._process
+        self._process.send_signal(signal.SIGUSR1)
+        while self.log.stat().st_size == known:
+            time.sleep(0.01)
+        words = self.log.read_text().splitlines()[-1].split()
+        return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def command(self) -> Sequence[str]:
         binary, source = HOME / "sink", Path(__file__).with_name("sink.c")
