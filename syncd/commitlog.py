@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 
 from syncd.errors import Conflict, Corrupt, Fenced, NotFound
@@ -13,6 +15,9 @@ from syncd.stores.base import IfAbsent, ObjectStore
 
 _RECORD_LIMIT = 256 * 1024 * 1024
 """Bytes of the largest record that is read: a tampered bucket must not fill the memory."""
+
+_AHEAD = 32
+"""Records that are read ahead, at most."""
 
 _REPLACED = 3
 """How often a record may be replaced while it is read: it happens once in its life."""
@@ -55,29 +60,62 @@ class CommitLog:
         return parse_record(b"".join(chunks), seq, self.layout.prefix)
 
     def newest_first(
-        self, numbers: Sequence[int] | None = None, claims: bool = False
+        self,
+        numbers: Sequence[int] | None = None,
+        claims: bool = False,
+        readers: Executor | None = None,
     ) -> Iterator[CommitRecord | Corrupt]:
         """Every readable commit, what was written last first; a broken one comes as its error.
 
         Claims are left out, unless they are asked for. A record that retention deletes meanwhile
         is passed over. One that is ``behind`` another comes after it, though its number is
-        higher. ``numbers`` are those to read, ascending, where they are known.
+        higher. ``numbers`` are those to read, ascending, where they are known. ``readers`` read
+        ahead, the more the further this comes.
         """
         later: list[CommitRecord] = []
-        for seq in reversed(self.numbers() if numbers is None else numbers):
+        wanted = reversed(self.numbers() if numbers is None else numbers)
+        for seq, record in self._ahead(wanted, readers) if readers else self._each(wanted):
             yield from _due(later, seq)
-            try:
-                record = self.read(seq)
-            except NotFound:
+            if record is None:
                 continue
-            except Corrupt as error:
-                yield error
-                continue
-            if record.behind:
+            if isinstance(record, Corrupt):
+                yield record
+            elif record.behind:
                 later.append(record)
             elif claims or not record.is_claim:
                 yield record
         yield from _due(later, 0)
+
+    def _each(self, wanted: Iterable[int]) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
+        return ((seq, self._try(seq)) for seq in wanted)
+
+    def _ahead(
+        self, wanted: Iterable[int], readers: Executor
+    ) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
+        """A log of thousands must not take thousands of times the store's delay."""
+        flying: deque[tuple[int, Future[CommitRecord | Corrupt | None]]] = deque()
+        width = 1
+        try:
+            for seq in wanted:
+                flying.append((seq, readers.submit(self._try, seq)))
+                if len(flying) >= width:
+                    first, job = flying.popleft()
+                    yield first, job.result()
+                    width = min(_AHEAD, width * 2)
+            while flying:
+                first, job = flying.popleft()
+                yield first, job.result()
+        finally:
+            for _, job in flying:
+                job.cancel()
+
+    def _try(self, seq: int) -> CommitRecord | Corrupt | None:
+        try:
+            return self.read(seq)
+        except NotFound:
+            return None
+        except Corrupt as error:
+            return error
 
     def draw_slot(self, writer: str) -> int:
         """Numbers for a writer that no other one uses, where no condition keeps others off."""

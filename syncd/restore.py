@@ -42,6 +42,9 @@ _TOGETHER = 1024 * 1024
 _GROUP = 256
 """Small files that are fetched by one worker before it looks whether the others have failed."""
 
+_READERS = 16
+"""Records of the log that are read at a time."""
+
 _SIDE_BY_SIDE = 4
 """Ranges of large files that are fetched at a time."""
 
@@ -92,7 +95,8 @@ class Restorer:
 
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
-        found = list(self._log.newest_first(claims=True))
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = list(self._log.newest_first(claims=True, readers=readers))
         self.parting = parting(item for item in found if isinstance(item, CommitRecord))
         return [item for item in found if isinstance(item, Corrupt) or not item.is_claim]
 

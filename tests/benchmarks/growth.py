@@ -24,10 +24,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from syncd.commitlog import CommitLog
-from syncd.records import CommitRecord, FileEntry, Layout
+from syncd.records import CommitRecord, Layout
 from syncd.scan import scan
 from syncd.stores.directory import DirectoryStore
 from tests.benchmarks.footprint import cpu_seconds, start
@@ -149,33 +150,28 @@ def log(count: int, _minutes: float) -> None:
     """A machine meets a log of so many commits."""
     with work() as disk:
         env = local(disk)
-        folder = disk / "checkpoints/run"
+        folder = disk / "checkpoints/run/gen-000001"
         folder.mkdir(parents=True)
-        (folder / "last.bin").write_bytes(b"0")
+        (folder / "w.bin").write_bytes(b"0")
         measure(ONCE, env, disk)
         multiply(DirectoryStore(disk / "bucket"), count)
         shutil.rmtree(disk / ".syncd")
         print(f"{count:>9} commits: restore          {told(measure(RESTORE, env, disk))}")
-        (folder / "last.bin").write_bytes(b"1")
+        folder.rename(folder.with_name("gen-999999"))
         print(f"{count:>9} commits: first --once     {told(measure(ONCE, env, disk))}")
         print(f"{count:>9} commits: unchanged --once {told(measure(ONCE, env, disk))}", flush=True)
 
 
 def multiply(store: DirectoryStore, count: int) -> None:
-    """So many records, as if the same checkpoint had been saved again and again."""
+    """So many commits of the same content, each a generation of its own."""
     layout = Layout(PREFIX)
     records = CommitLog(store, layout).newest_first(sorted(CommitLog(store, layout).sizes()))
     first = next(record for record in records if isinstance(record, CommitRecord))
     for seq in range(first.seq + 1, first.seq + count):
-        entry: FileEntry = first.files[0]
-        again = CommitRecord(
-            seq=seq,
-            checkpoint=first.checkpoint,
-            writer=first.writer,
-            committed_at=first.committed_at,
-            profile=first.profile,
-            files=(entry,),
-        )
+        checkpoint = f"run/gen-{seq:06d}"
+        entry = replace(first.files[0], key=layout.plain(f"{checkpoint}/w.bin"))
+        store.put(entry.key, b"0")
+        again = replace(first, seq=seq, checkpoint=checkpoint, files=(entry,))
         store.put(layout.commit(seq), again.to_json())
 
 
