@@ -24,7 +24,7 @@ SMALL = {
     "TRAINER_HORIZON": "20",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timed]
 
 
 class Machine:

@@ -16,6 +16,8 @@ import pytest
 from tests.e2e.processes import Build, Machine, wait_until
 from tests.servers.process import NotInstalled, program
 
+pytestmark = pytest.mark.timed
+
 _LIMITS = Path("/proc/sys/fs/inotify")
 
 

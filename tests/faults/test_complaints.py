@@ -93,6 +93,7 @@ def test_unchanged_folder_costs_no_request(build: Build, seaweedfs: SeaweedFS) -
     wire.close()
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_refusal_burns_no_cpu_and_few_requests(build: Build, seaweedfs: SeaweedFS) -> None:
     """huggingface_hub#3325: a permanent 403, tried for ever, and each file hashed each time."""

@@ -9,6 +9,8 @@ import pytest
 from tests.faults.corpus import MANNERS, run, table
 from tests.faults.manners import every_writer
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.mark.slow
 def test_every_writer_in_every_manner() -> None:

@@ -35,6 +35,7 @@ def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     rig.close()
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_fault_is_red_with_its_reason_in_time(rig: Rig, fault: Callable[[Rig], str]) -> None:

@@ -116,6 +116,8 @@ def test_every_kind_of_fault_comes_in_a_storm(server: Server, lay: Lay) -> None:
 _CHILDREN = """
 import time
 from tests.faults.children import Child, call
+
+pytestmark = pytest.mark.timed
 sleeper = Child(lambda: time.sleep(60))
 assert sleeper.wait(0.01) is None
 sleeper.kill()

@@ -18,6 +18,8 @@ from tests.faults.deadlines import end, starting
 from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import Wire
 
+pytestmark = pytest.mark.timed
+
 MB = 1_000_000
 
 

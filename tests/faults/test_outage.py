@@ -19,6 +19,8 @@ from tests.faults.blackhole import black_hole
 from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import SLOW_DOWN, Wire
 
+pytestmark = pytest.mark.timed
+
 HOUR = 3600.0
 EVERY = 300.0
 OUTAGE = 6 * HOUR
