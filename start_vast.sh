@@ -148,9 +148,9 @@ lock() {
 
 # -- settings: own environment, then process 1's, then .env. None of their values is ever printed.
 
-# What is taken from process 1 besides TRAINER_*, SYNCD_* and AWS_*, which are known by these words
+# What is taken from process 1 besides TRAINER_*, SYNCD_*, AWS_* and CLOUD_MIRROR_*, which are known by these words
 # so that no new setting is forgotten here.
-readonly KNOWN=" CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX CHECKPOINT_DIR LOG_DIR RESUME_FROM \
+readonly KNOWN=" CLOUD_PROVIDER CLOUD_BUCKET CLOUD_PREFIX CLOUD_MIRROR CHECKPOINT_DIR LOG_DIR RESUME_FROM \
 GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT STORAGE_EMULATOR_HOST \
 AZURE_STORAGE_CONNECTION_STRING CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES VENV_DIR PYTHON \
 ON_FINISH CONTAINER_ID CONTAINER_API_KEY VAST_URL VAST_CONTAINERLABEL GPU_COUNT PUBLIC_IPADDR "
@@ -164,7 +164,7 @@ settings_of_process_1() {
     mapfile -d '' -t pairs < <(cat "${PROC_1_ENVIRON:-/proc/1/environ}" 2>/dev/null || true)
     for pair in "${pairs[@]}"; do
         name=${pair%%=*}
-        if [[ $name =~ ^(TRAINER|SYNCD|AWS)_[A-Z0-9_]+$ || $KNOWN == *" $name "* ]]; then
+        if [[ $name =~ ^(TRAINER|SYNCD|AWS|CLOUD_MIRROR)_[A-Z0-9_]+$ || $KNOWN == *" $name "* ]]; then
             set_default "$name" "${pair#*=}"
         fi
     done
@@ -569,6 +569,10 @@ case ${CLOUD_PROVIDER:-local} in
 s3 | gcs | azure) extras=(trainer "$CLOUD_PROVIDER") ;;
 local) extras=(trainer) ;;
 *) die "$EXIT_USAGE" "CLOUD_PROVIDER is none of s3, gcs, azure, local" ".env.example explains it" ;;
+esac
+case ${CLOUD_MIRROR-} in
+s3:* | gcs:* | azure:*) extras+=("${CLOUD_MIRROR%%:*}") ;;
+gs:*) extras+=(gcs) ;;
 esac
 
 report_machine

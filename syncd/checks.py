@@ -193,6 +193,18 @@ def run(settings: Settings) -> int:
         )
         return 0
     console.print(f"settings   ok: {settings.cloud_provider}, bucket {settings.cloud_bucket}")
+    good = _run(settings, console)
+    if settings.mirror:
+        mirror = settings.mirror
+        console.print(f"mirror     {mirror.cloud_provider}, bucket {mirror.cloud_bucket}")
+        good &= _run(mirror, console)
+    if good:
+        console.print("everything works")
+    return 0 if good else 1
+
+
+def _run(settings: Settings, console: Console) -> bool:
+    """Each step against one store; whether all of them work."""
     clock = SystemClock()
     until = clock.monotonic()
     try:
@@ -200,7 +212,7 @@ def run(settings: Settings) -> int:
     except SyncdError as error:
         console.print(f"{'open':<{_WIDTH}} [red]FAILED[/] {escape(error.message)}")
         console.print(f"{'':<{_WIDTH}} remedy: {error.hint}", markup=False)
-        return 1
+        return False
     broken: set[str] = set()
     for step in _Checks(store, Layout(settings.cloud_prefix)).steps():
         if step.needs in broken:
@@ -219,9 +231,7 @@ def run(settings: Settings) -> int:
             if step.name == _LIST and not isinstance(error, Refused):
                 break  # every other step would fail for the same reason
     store.close()
-    if not broken:
-        console.print("everything works")
-    return 1 if broken else 0
+    return not broken
 
 
 def _remedy(settings: Settings, step: str, error: SyncdError) -> str:

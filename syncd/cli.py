@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from syncd.config import Environment, load_settings
+from syncd.config import Environment, Settings, load_settings
 from syncd.errors import SettingsError, SyncdError
 
 EXIT_OK, EXIT_NOT_SAFE, EXIT_SETTINGS, EXIT_NOT_INTACT, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
@@ -30,6 +30,8 @@ Exit codes: 0 fine, 1 something is not safe or not reachable, 2 bad settings or 
 
 
 _CHILD = "syncd.child"
+
+_mirror = click.option("--mirror", is_flag=True, help="The mirror (CLOUD_MIRROR) alone.")
 
 
 class _Group(click.Group):
@@ -113,11 +115,22 @@ def cli(
     os._exit(code)
 
 
+def _settings(mirror: bool) -> Settings:
+    """The settings, or those of the mirror alone."""
+    settings = load_settings()
+    if not mirror:
+        return settings
+    if settings.mirror is None:
+        raise SettingsError(["CLOUD_MIRROR: not set, and --mirror is about it"])
+    return settings.mirror
+
+
 @cli.command()
 @click.option("--to", type=click.Path(path_type=Path), help="Restore into this directory.")
 @click.option("--at", metavar="NAME", help="This checkpoint, or #SEQ for one commit.")
 @click.option("--all", "everything", is_flag=True, help="Every checkpoint in the store.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
+@_mirror
 @click.option(
     "--retry-for",
     envvar="SYNCD_RESTORE_RETRY",
@@ -129,17 +142,18 @@ def cli(
     help="Give up on a store that cannot be reached after so long.",
 )
 def restore(
-    to: Path | None, at: str | None, everything: bool, force: bool, retry_for: float
+    to: Path | None, at: str | None, everything: bool, force: bool, mirror: bool, retry_for: float
 ) -> None:
     """Bring back the newest complete checkpoint, proven byte for byte.
 
     A checkpoint that is on disk already wins, unless RESUME_FROM=newest or --force is given and
-    the store has a newer one. Exit 0: restored, or nothing to restore; 1: the store cannot be
-    reached; 3: nothing in the store is intact.
+    the store has a newer one. Where the store is of no use, and where the mirror is ahead of it
+    beyond doubt, the mirror is taken. Exit 0: restored, or nothing to restore; 1: the store cannot
+    be reached; 3: nothing in the store is intact.
     """
     from syncd import manual
 
-    sys.exit(manual.restore(load_settings(), to, at, everything, force, retry_for))
+    sys.exit(manual.restore(_settings(mirror), to, at, everything, force, retry_for))
 
 
 @cli.command()
@@ -157,21 +171,23 @@ def status(as_json: bool, watch: bool) -> None:
 
 @cli.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def list_commits(as_json: bool) -> None:
+@_mirror
+def list_commits(as_json: bool, mirror: bool) -> None:
     """The commits in the store, newest first."""
     from syncd import manual
 
-    sys.exit(manual.list_commits(load_settings(), as_json))
+    sys.exit(manual.list_commits(_settings(mirror), as_json))
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--newest", is_flag=True, help="Only the newest; there has to be one.")
-def verify(as_json: bool, newest: bool) -> None:
+@_mirror
+def verify(as_json: bool, newest: bool, mirror: bool) -> None:
     """Read every committed object back and prove it. Exit 0, or 3 if one is not intact."""
     from syncd import manual
 
-    sys.exit(manual.verify(load_settings(), as_json, newest))
+    sys.exit(manual.verify(_settings(mirror), as_json, newest))
 
 
 @cli.group()
@@ -201,7 +217,10 @@ def get_data(name: str, to: Path | None) -> None:
 
 @cli.command()
 def check() -> None:
-    """Prove the settings against the real store, step by step, before money is spent."""
+    """Prove the settings against the real store, step by step, before money is spent.
+
+    With a mirror, both stores are proven.
+    """
     from syncd import checks
 
     sys.exit(checks.run(load_settings()))
@@ -216,11 +235,12 @@ def check() -> None:
     help="Also objects beside the checkpoints that no commit names: of uploads that were cut off, "
     "and all else that was put there a day ago or more. Look with --dry-run first.",
 )
-def prune(dry_run: bool, keep: int | None, unnamed: bool) -> None:
+@_mirror
+def prune(dry_run: bool, keep: int | None, unnamed: bool, mirror: bool) -> None:
     """Retention now: old commits by SYNCD_KEEP_LAST, orphaned versions, forgotten uploads."""
     from syncd import manual
 
-    sys.exit(manual.prune(load_settings(), dry_run, keep, unnamed))
+    sys.exit(manual.prune(_settings(mirror), dry_run, keep, unnamed))
 
 
 def main() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
 from syncd.engine import open_journal
-from syncd.errors import Changed, Corrupt, Permanent, StoreError
+from syncd.errors import Changed, Corrupt, Permanent
 from syncd.journal import Journal
 from syncd.lock import AlreadyRunning, lock_state
 from syncd.place import alone, clear_staging
@@ -25,6 +26,8 @@ from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
 
+_NEW = "nothing to restore, a new training can start"
+
 _TOO_SMALL = " (free some space, or restore --to a larger disk)"
 _REMEDY = {
     errno.ENOSPC: _TOO_SMALL,
@@ -33,6 +36,21 @@ _REMEDY = {
     errno.EROFS: " (mount it writable, or restore --to another disk)",
     errno.EACCES: " (give this user write permission there)",
 }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of a restore: into which directory, which checkpoint, how much."""
+
+    to: Path | None = None
+    at: str | None = None
+    everything: bool = False
+    force: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the newest checkpoint that is asked for, into its place or another."""
+        return self.at is None and not self.everything
 
 
 class Comeback:
@@ -50,24 +68,24 @@ class Comeback:
         self._transfer = transfer
         self._say = say
         self._layout = Layout(settings.cloud_prefix)
+        self.found_nothing = False
+        """Whether the store has turned out to hold nothing that was asked for."""
 
-    def run(self, to: Path | None, at: str | None, everything: bool, force: bool) -> int:
-        """Decide, restore, and say what was done; the exit code of the command."""
-        root = to or self._settings.checkpoint_dir
+    def run(self, request: Request, commits: Sequence[CommitRecord | Corrupt] | None = None) -> int:
+        """Decide, restore, and say what was done; the exit code of the command.
+
+        ``commits`` are those to choose from, where the store was asked already. The errors of a
+        store that is out of reach are raised.
+        """
+        root = request.to or self._settings.checkpoint_dir
         try:
             with alone(root, lambda: self._say(f"syncd: {root}: waiting for another restore")):
                 clear_staging(root)
-                return self._run(root, at, everything, force)
+                found = self._restorer.commits() if commits is None else list(commits)
+                return self._run(root, request, found)
         except Permanent as error:
             self._say(f"syncd: {error.explain()}")
             return _UNREACHABLE
-        except StoreError as error:
-            self._say(f"syncd: the store cannot be used: {error.explain()}")
-            local = self._local(root)
-            if local is None or to is not None or at is not None or everything:
-                return _UNREACHABLE
-            self._say(f"syncd: WARNING: going on from the local {local.path}, unseen by the store")
-            return _OK
         except OSError as error:
             self._say(
                 f"syncd: {error.filename or root}: {error.strerror or error}; nothing was "
@@ -75,18 +93,20 @@ class Comeback:
             )
             return _UNREACHABLE
 
-    def _run(self, root: Path, at: str | None, everything: bool, force: bool) -> int:
-        commits = self._restorer.commits()
+    def _run(self, root: Path, request: Request, commits: list[CommitRecord | Corrupt]) -> int:
+        at, everything, force = request.at, request.everything, request.force
         if self._restorer.parting:
             self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
         chosen = [c for c in commits if at is None or _is(c, at)]
         if at is not None and not chosen:
-            self._say(f"syncd: the store has no checkpoint {at!r}; python -m syncd ls shows all")
+            words = f"has no checkpoint {at!r}; python -m syncd ls shows all"
+            self._say(f"syncd: {self._settings.title} {words}")
+            self.found_nothing = True
             return _UNREACHABLE
         if not commits:
             return self._without_commits(root, force)
         newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
-        local = self._local(root)
+        local = newest_local(self._settings, root)
         if local and at is None and not everything:
             wins = self._local_wins(root, local, newest, force)
             if wins:
@@ -126,9 +146,10 @@ class Comeback:
             for words in result.rejected:
                 self._say(f"syncd: NOT INTACT, passed over: {words}")
             record = result.record
+            where = " of the mirror" if self._settings.is_mirror else ""
             if record:
                 self._say(
-                    f"syncd: restored {record.checkpoint} (commit {record.seq} of "
+                    f"syncd: restored {record.checkpoint} (commit {record.seq}{where} of "
                     f"{record.committed_at}) to {root / record.checkpoint}: "
                     f"{len(record.files)} files, {record.size / 1e6:.1f} MB, every byte verified"
                 )
@@ -138,29 +159,10 @@ class Comeback:
                 self._say(f"syncd: and beside it {companion.checkpoint}")
         if not results or any(result.record for result in results):
             return _OK
-        self._say("syncd: nothing in the store is intact; nothing was restored")
+        self._say(f"syncd: nothing in {self._settings.title} is intact; nothing was restored")
         return _NOT_INTACT
 
     # -- what is on disk
-
-    def _local(self, root: Path) -> Unit | None:
-        """The newest complete checkpoint on disk; torn ones do not count, nor doubtful ones.
-
-        What its writer never finished by its own sign is left to the trainer to find.
-        """
-        tree = scan(root, self._settings.exclude)
-        found = [u for u in units(tree) if not u.companion] if tree else []
-        detector = Detector(root, 0.0, SystemClock(), exclude=self._settings.exclude)
-        found.sort(key=lambda u: u.written, reverse=True)
-        for index, unit in enumerate(found):
-            mine = series(unit.path)
-            before = next((u for u in found[index + 1 :] if series(u.path) == mine), None)
-            if before:
-                detector.learn(before)
-            verdict = detector.judge(unit)
-            if verdict.complete and not verdict.flagged:
-                return unit
-        return None
 
     def _local_wins(
         self, root: Path, local: Unit, newest: CommitRecord | None, force: bool
@@ -199,7 +201,7 @@ class Comeback:
 
     def _committed_as(self, local: Unit) -> CommitRecord | None:
         try:
-            with lock_state(self._settings.state_dir):
+            with lock_state(self._settings.lock_dir):
                 journal = open_journal(self._settings)
                 try:
                     if journal.is_safe(local.path, local.signature):
@@ -217,7 +219,7 @@ class Comeback:
         if root.absolute() != self._settings.checkpoint_dir.absolute():
             return
         try:
-            with lock_state(self._settings.state_dir):
+            with lock_state(self._settings.lock_dir):
                 journal = open_journal(self._settings)
                 try:
                     self._seed(journal, root, results)
@@ -255,9 +257,10 @@ class Comeback:
             )
         if not objects:
             empty = "holds no checkpoint" if under_way else "is empty"
-            self._say(f"syncd: the store {empty}: nothing to restore, a new training can start")
+            self.found_nothing = True
+            self._say(f"syncd: {self._settings.title} {empty}: {_NEW}")
             return _OK
-        local = self._local(root)
+        local = newest_local(self._settings, root)
         if local and not force:
             self._say(f"syncd: {local.path} is on disk already; going on from it")
             return _OK
@@ -271,6 +274,26 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
+
+
+def newest_local(settings: Settings, root: Path) -> Unit | None:
+    """The newest complete checkpoint on disk; torn ones do not count, nor doubtful ones.
+
+    What its writer never finished by its own sign is left to the trainer to find.
+    """
+    tree = scan(root, settings.exclude)
+    found = [u for u in units(tree) if not u.companion] if tree else []
+    detector = Detector(root, 0.0, SystemClock(), exclude=settings.exclude)
+    found.sort(key=lambda u: u.written, reverse=True)
+    for index, unit in enumerate(found):
+        mine = series(unit.path)
+        before = next((u for u in found[index + 1 :] if series(u.path) == mine), None)
+        if before:
+            detector.learn(before)
+        verdict = detector.judge(unit)
+        if verdict.complete and not verdict.flagged:
+            return unit
+    return None
 
 
 def _on_disk(root: Path, record: CommitRecord) -> bool:

@@ -11,9 +11,10 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
@@ -48,6 +49,9 @@ class Settings:
     cloud_provider: str = "local"
     cloud_bucket: str = ""
     cloud_prefix: str = "eigen2"
+    cloud_mirror: tuple[str, str, str] | None = None
+    """Provider, bucket and prefix of the second store; an empty prefix is that of the first."""
+
     checkpoint_dir: Path = Path("checkpoints")
     log_dir: Path = Path("logs")
     state_dir: Path = Path(".syncd")
@@ -68,6 +72,7 @@ class Settings:
 
     hook: str = field(default="", repr=False)
     resume_from: str = "local"
+    is_mirror: bool = False
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The merged environment, for the stores to take their credentials from."""
 
@@ -75,6 +80,38 @@ class Settings:
     def copies(self) -> bool:
         """Whether there is a store at all: ``local`` without a bucket copies nothing."""
         return bool(self.cloud_bucket)
+
+    @property
+    def title(self) -> str:
+        """What a person calls this store."""
+        return "the mirror" if self.is_mirror else "the store"
+
+    @property
+    def lock_dir(self) -> Path:
+        """The directory that is locked by who works with this state."""
+        return self.state_dir.parent if self.is_mirror else self.state_dir
+
+    @property
+    def mirror(self) -> Settings | None:
+        """The settings of the second store, as if it were the only one; None where there is none.
+
+        ``CLOUD_MIRROR_X`` stands there for ``X``. Its journal is its own, and nothing on disk is
+        deleted for its sake.
+        """
+        if self.cloud_mirror is None or not self.copies:
+            return None
+        provider, bucket, prefix = self.cloud_mirror
+        return replace(
+            self,
+            cloud_provider=provider,
+            cloud_bucket=bucket,
+            cloud_prefix=prefix or self.cloud_prefix,
+            cloud_mirror=None,
+            is_mirror=True,
+            state_dir=self.state_dir / "mirror",
+            keep_last_local=None,
+            environ=_of_mirror(self.environ),
+        )
 
 
 def _field(parse: Callable[[str], Any]) -> fields.Field[Any]:
@@ -141,6 +178,42 @@ def _bytes_or_off(text: str) -> int:
     return 0 if text.lower() == "off" else parse_bytes(text)
 
 
+_MIRROR = "CLOUD_MIRROR_"
+_SCHEMES = {"s3": "s3", "gcs": "gcs", "gs": "gcs", "azure": "azure", "file": "local"}
+
+
+def _of_mirror(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the second store; what is set to nothing there is not set.
+
+    A session token belongs to one key: it is not taken along for another one.
+    """
+    own = {k.removeprefix(_MIRROR): v for k, v in environ.items() if k.startswith(_MIRROR)}
+    if "AWS_ACCESS_KEY_ID" in own:
+        own.setdefault("AWS_SESSION_TOKEN", "")
+    return {name: value for name, value in {**environ, **own}.items() if own.get(name, "-")}
+
+
+def _mirror(text: str) -> tuple[str, str, str]:
+    url = urlsplit(text)
+    if url.username is not None or url.password is not None or url.query or url.fragment:
+        raise ValueError("it holds more than a place; keys go into CLOUD_MIRROR_… variables")
+    provider, path = _SCHEMES.get(url.scheme.lower()), unquote(url.path).strip("/")
+    if provider == "local" and not url.netloc and path:
+        return "local", f"/{path}", ""
+    if provider in (None, "local") or not url.netloc:
+        raise ValueError(
+            f"{text!r} is none of s3://bucket/prefix, gcs://bucket/prefix, "
+            "azure://container/prefix and file:///directory"
+        )
+    if path and not _usable(path):
+        raise ValueError(f"{path!r} is not a usable key prefix")
+    return str(provider), url.netloc, path
+
+
+def _usable(prefix: str) -> bool:
+    return not any(part in ("", ".", "..", ".syncd") for part in prefix.split("/"))
+
+
 def _globs(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -182,6 +255,7 @@ class _Schema(Schema):
     )
     CLOUD_BUCKET = fields.String()
     CLOUD_PREFIX = fields.String()
+    CLOUD_MIRROR = _field(_mirror)
     CHECKPOINT_DIR = _field(_directory)
     LOG_DIR = _field(_directory)
     SYNCD_STATE_DIR = _field(_directory)
@@ -260,9 +334,23 @@ def load_settings(environment: Environment | None = None) -> Settings:
             "or listen on 127.0.0.1 and use a tunnel"
         )
     prefix = given.get("CLOUD_PREFIX", "eigen2").strip("/")
-    if not prefix or any(part in ("", ".", "..", ".syncd") for part in prefix.split("/")):
+    if not prefix or not _usable(prefix):
         faults.append(f"CLOUD_PREFIX: {given['CLOUD_PREFIX']!r} is not a usable key prefix")
+    settings = Settings(**{**values, "cloud_prefix": prefix}, environ=environ)
+    if values.get("cloud_mirror") and not settings.copies:
+        faults.append("CLOUD_MIRROR: there is no CLOUD_BUCKET that it could be the mirror of")
+    elif settings.mirror and _place(settings.mirror) == _place(settings):
+        faults.append("CLOUD_MIRROR: it is the very place of CLOUD_BUCKET; name another one")
     if faults:
         raise SettingsError(sorted(faults))
-    values["cloud_prefix"] = prefix
-    return Settings(**values, environ=environ)
+    return settings
+
+
+def _place(settings: Settings) -> tuple[str, ...]:
+    bucket = settings.cloud_bucket
+    if settings.cloud_provider == "local":
+        return ("local", str(Path(bucket).absolute()))
+    environ = settings.environ
+    names = ("AWS_ENDPOINT_URL", "AZURE_STORAGE_CONNECTION_STRING", "STORAGE_EMULATOR_HOST")
+    server = (environ.get(name, "") for name in names)
+    return (settings.cloud_provider, bucket, settings.cloud_prefix, *server)

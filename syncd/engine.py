@@ -137,8 +137,14 @@ class Engine:
         deadline: Callable[[], float | None] = lambda: None,
         writer: str = "",
         ends: Ends = lambda: None,
+        limit: RateLimit | None = None,
+        title: str = "the store",
     ) -> None:
-        """``deadline`` ends retries, ``ends`` says when a process that is stopping must be gone."""
+        """``deadline`` ends retries, ``ends`` says when a process that is stopping must be gone.
+
+        ``limit`` is shared with others; ``title`` is what a person calls the store.
+        """
+        self._title = title
         self.settings = settings
         self._ends = ends
         self._halt = threading.Event()
@@ -175,7 +181,7 @@ class Engine:
             settings.log_interval,
             settings.state_dir / "logs",
         )
-        self.limit = RateLimit(settings.bwlimit, clock, abort)
+        self.limit = limit or RateLimit(settings.bwlimit, clock, abort)
         self.store: Resilient | None = None
         self.uploads: Uploads | None = None
         self._sweeper = Sweeper(settings.checkpoint_dir, clock)
@@ -225,11 +231,11 @@ class Engine:
     def _on_circuit(self, circuit: Circuit) -> None:
         """An outage is news when it begins and when it ends; in between it is only counted."""
         if circuit.open:
-            words = f"the store cannot be reached: {circuit.message}"
+            words = f"{self._title} cannot be reached: {circuit.message}"
             if self.health.red("unreachable", words, circuit.hint or "retried until it answers"):
                 log.warning("%s; trying until it answers", words)
         elif not circuit.failures and self.health.green("unreachable"):
-            log.info("the store answers again")
+            log.info("%s answers again", self._title)
 
     def mind_journal(self) -> None:
         """Have the journal on disk as soon as there is room; say so while it is not."""

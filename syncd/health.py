@@ -27,6 +27,11 @@ _STUCK = 1800.0
 _READS = 2**20
 """Bytes that were read since the last beat, at least, where something is read on purpose."""
 
+_OF_MIRROR = (
+    "healthy", "reasons", "store", "recovery_point", "lag_seconds", "backlog_bytes", "sent_bytes",
+    "commits",
+)  # fmt: skip
+
 Listener = Callable[[str, CommitRecord | None], None]
 """Hears ``committed`` with the record, ``red`` and ``green``; it must return at once."""
 
@@ -77,6 +82,8 @@ class Health:
         self.store = ""
         self.watching = ""
         self.listener: Listener = lambda _event, _record: None
+        self.mirror: Health | None = None
+        """How the second store is, where there is one."""
 
     # -- what is wrong
 
@@ -180,6 +187,21 @@ class Health:
         with self._lock:
             return self._recent[-1][0] if self._recent else 0.0
 
+    def works(self, patience: float) -> bool:
+        """Whether something waits or is sent, and the store took some of it ``patience`` s ago."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if not self._pending and self._under_way is None:
+                return False
+            began = self._under_way[2] if self._under_way else now
+            last = self._recent[-1][0] if self._recent else began
+        return now - max(began, last) < patience
+
+    def waits_on_purpose(self) -> None:
+        """Nothing is sent, and that is as it should be."""
+        with self._lock:
+            self._progress = self._clock.monotonic()
+
     def beat(self) -> None:
         """A second has passed: is all that waits, and whoever works on it, well?"""
         reads = bytes_read()
@@ -250,7 +272,16 @@ class Health:
                 "sent_bytes": self._counts["bytes"],
                 "commits": self._counts["commits"],
                 "errors": self._counts["errors"],
+                "mirror": self.mirror and self.mirror.summary(),
             }
+
+    def summary(self) -> dict[str, Any]:
+        """What the status of the first store says of this one."""
+        state = self.snapshot()
+        return {
+            **{name: state[name] for name in _OF_MIRROR},
+            "backlog_checkpoints": len(state["backlog"]),
+        }
 
     def _passage(self, tick: float, throughput: int) -> dict[str, Any] | None:
         if self._under_way is None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from syncd.clock import SystemClock
-from syncd.comeback import Comeback
+from syncd.comeback import Request
 from syncd.config import Settings
 from syncd.control import Client
-from syncd.daemon import as_document
 from syncd.engine import JOURNAL, Engine, open_journal, open_resilient
 from syncd.errors import Corrupt, StoreError
+from syncd.fallback import Fallback
 from syncd.health import Health
+from syncd.line import as_document
 from syncd.lock import AlreadyRunning, lock_state
 from syncd.motion import motion
 from syncd.pace import RateLimit
@@ -37,6 +38,10 @@ _TICK = 0.1
 
 _PATIENCE = 10.0
 """Seconds in which a daemon that is there, and may just be starting, should answer."""
+
+
+_MIRROR_PATIENCE = 20.0
+"""Seconds without progress after which a flush by hand gives up on the mirror, at most."""
 
 
 class _NoBar:
@@ -98,6 +103,9 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
         try:
             with lock_state(settings.state_dir):
                 report = _once_here(settings, timeout)
+                if settings.mirror:
+                    patience = min(timeout, _MIRROR_PATIENCE)
+                    report["mirror"] = _once_here(settings.mirror, patience)
         except AlreadyRunning:
             report = _once_by_daemon(settings, timeout, patient=True)
             if report is None:
@@ -123,6 +131,9 @@ def _tell(report: dict[str, Any]) -> None:
         _say(f"syncd: not complete, not sent: {path}: {reason}")
     for path, reason in report["failed"].items():
         _say(f"syncd: NOT SAFE: {path}: {reason}")
+    mirror = report.get("mirror") or {"failed": {}}
+    for path, reason in mirror["failed"].items():
+        _say(f"syncd: WARNING: not in the mirror: {path}: {reason}")
     if report["safe"]:
         count, logs = report.get("committed", 0), report.get("logs", 0)
         _say(f"syncd: all safe: {count} checkpoints committed now, {logs} logs sent")
@@ -139,7 +150,8 @@ def _once_by_daemon(
         asked = client.ask("/flush", "POST")
     if asked is None:
         return None
-    quiet_since, seen = time.monotonic(), None
+    quiet_since = time.monotonic()
+    seen: list[Any] = []
     with _bar("flushing") as (progress, task):
         while True:
             answer = client.ask(f"/flush/{asked['id']}")
@@ -151,8 +163,9 @@ def _once_by_daemon(
             state = client.ask("/status") or {}
             active = state.get("active", {"bytes": 0, "total": 0})
             progress.update(task, completed=active["bytes"], total=active["total"] or None)
-            if state.get("sent_bytes") != seen:
-                quiet_since, seen = time.monotonic(), state.get("sent_bytes")
+            sent = [s.get("sent_bytes") for s in (state, state.get("mirror") or {})]
+            if sent != seen:
+                quiet_since, seen = time.monotonic(), sent
             if time.monotonic() - quiet_since > timeout:
                 failed = {r["code"]: r["message"] for r in state.get("reasons", [])}
                 failed = failed or {"the store": f"no progress for {timeout:g} s"}
@@ -169,7 +182,9 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
     def deadline() -> float:
         return max(began, health.last_progress()) + timeout
 
-    engine = Engine(settings, journal, health, clock, threading.Event(), deadline)
+    engine = Engine(
+        settings, journal, health, clock, threading.Event(), deadline, title=settings.title
+    )
     result: dict[str, Any] = {}
 
     def flush() -> None:
@@ -188,7 +203,8 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
         except StoreError as error:
             result.update({"safe": False, "failed": {"the store": error.explain()}})
 
-    thread = threading.Thread(target=work, name="flush", daemon=True)
+    name = "mirror flush" if settings.is_mirror else "flush"
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     moved_at, seen = began, motion()
     with _bar("flushing") as (progress, task):
@@ -305,7 +321,8 @@ def verify(settings: Settings, as_json: bool, newest: bool = False) -> int:
             else:
                 good.append(name)
                 intact.append(commit.seq)
-    Client(settings.state_dir).ask("/verified", "POST", {"intact": intact, "broken": broken})
+    if not settings.is_mirror:
+        Client(settings.state_dir).ask("/verified", "POST", {"intact": intact, "broken": broken})
     if as_json:
         print(json.dumps({"intact": good, "broken": bad}))  # noqa: T201 - the answer itself
     else:
@@ -355,6 +372,5 @@ def restore(
     if not settings.copies:
         _say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
-    with _reading(settings, "restoring", retry_for) as (restorer, transfer):
-        comeback = Comeback(settings, restorer, transfer, _say)
-        return comeback.run(to, at, everything, force)
+    fallback = Fallback(settings, _reading, _say)
+    return fallback.run(Request(to, at, everything, force), retry_for)

@@ -35,6 +35,17 @@ def metrics(health: Health) -> bytes:
         gauges["recovery_point_age_seconds"] = ("What would be lost now", point["age_seconds"])
         gauges["recovery_point_seq"] = ("Number of the newest commit", point["seq"])
         gauges["recovery_point_bytes"] = ("Size of the newest commit", point["bytes"])
+    if mirror := state["mirror"]:
+        gauges["mirror_healthy"] = ("1 while nothing is wrong", float(mirror["healthy"]))
+        gauges["mirror_lag_seconds"] = (
+            "Seconds that something newer than the mirror's newest has been complete",
+            mirror["lag_seconds"],
+        )
+        gauges["mirror_backlog_checkpoints"] = (
+            "Complete, not in the mirror",
+            mirror["backlog_checkpoints"],
+        )
+        gauges["mirror_backlog_bytes"] = ("Bytes not in the mirror", mirror["backlog_bytes"])
     counters = {
         "sent_bytes": ("Bytes taken by the store", state["sent_bytes"]),
         "commits": ("Checkpoints committed", state["commits"]),

@@ -168,6 +168,9 @@ def _cards(state: dict[str, Any]) -> str:
             f"watching by {state['watching'] or 'nothing yet'}",
         ),
     ]  # fmt: skip
+    if mirror := state.get("mirror"):
+        good = "ok" if mirror["healthy"] else "needs attention"
+        cards.append(("mirror", good, words.mirror(mirror)))
     return (
         '<div class="cards">'
         + "".join(

@@ -80,6 +80,9 @@ class Pipeline:
         self._sending: tuple[str, str] | None = None
         """Path and signature of what is being sent: it needs no judge meanwhile."""
 
+        self.gives_way: Callable[[], bool] = lambda: False
+        """Whether what is being sent has to wait for another store."""
+
     def watch(self, watcher: Watcher) -> None:
         """From now on look where this one says that something has changed."""
         self._survey.watcher = watcher
@@ -278,6 +281,8 @@ class Pipeline:
 
         def more_urgent() -> bool:
             nonlocal checked
+            if self.gives_way():
+                return True
             now = self._clock.monotonic()
             if now - checked < 1.0:
                 return False

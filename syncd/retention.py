@@ -57,9 +57,19 @@ def is_milestone(checkpoint: str, every: int | None) -> bool:
     """
     if not every:
         return False
+    step = step_of(checkpoint)
+    return step >= 0 and step % every == 0
+
+
+def step_of(checkpoint: str) -> int:
+    """The last number of a checkpoint's name; -1 where there is none.
+
+    >>> step_of("run7/gen-000015"), step_of("epoch=1-step=250.h5"), step_of("run7/last")
+    (15, 250, -1)
+    """
     name = re.sub(r"\.[A-Za-z]\w*$", "", checkpoint.rpartition("/")[2])
     numbers = re.findall(r"\d+", name)
-    return bool(numbers) and int(numbers[-1]) % every == 0
+    return int(numbers[-1]) if numbers else -1
 
 
 def doomed(

@@ -120,6 +120,8 @@ def _facts(state: dict[str, Any]) -> Table:
     table.add_row("lag", f"something newer is complete since {lag}" if lag != "0 s" else "none")
     waiting = len(state["backlog"])
     table.add_row("backlog", f"{waiting} checkpoints, {words.size(state['backlog_bytes'])}")
+    if mirror := state.get("mirror"):
+        table.add_row("mirror", words.mirror(mirror))
     table.add_row("throughput", words.rate(state["throughput_bytes_per_second"]))
     table.add_row("watching", Text(state["watching"] or "not yet"))
     return table

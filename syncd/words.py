@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def size(count: float) -> str:
     """Bytes in units of 1000: ``1.2 GB``."""
@@ -28,3 +30,13 @@ def duration(seconds: float) -> str:
             rest = whole % length // short
             return f"{whole // length} {unit}" + (f" {rest} {lower}" if rest else "")
     return f"{whole} s"
+
+
+def mirror(state: dict[str, Any]) -> str:
+    """How the second store is, in a line."""
+    if state["reasons"]:
+        return f"{state['store'] or 'not reached yet'}: {state['reasons'][0]['message']}"
+    point, count = state["recovery_point"], state["backlog_checkpoints"]
+    has = f"{point['checkpoint']} (commit {point['seq']})" if point else "nothing yet"
+    behind = f", {count} to come, {size(state['backlog_bytes'])}" if count else ""
+    return f"{state['store'] or 'not reached yet'}: {has}{behind}"

@@ -38,10 +38,12 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
             SYNCD_HOOK="notify 'me",
             RESUME_FROM="oldest",
             CLOUD_PREFIX="../x",
+            CLOUD_MIRROR="ftp://host/dir",
         )
     names = [fault.split(":")[0] for fault in caught.value.faults]
     assert names == [
         "CHECKPOINT_DIR",
+        "CLOUD_MIRROR",
         "CLOUD_PREFIX",
         "CLOUD_PROVIDER",
         "RESUME_FROM",
@@ -67,6 +69,59 @@ def test_milestones_need_a_number_of_the_newest(tmp_path: Path) -> None:
 def test_cloud_needs_a_bucket(tmp_path: Path, provider: str) -> None:
     with pytest.raises(SettingsError, match="CLOUD_BUCKET"):
         load(tmp_path, CLOUD_PROVIDER=provider)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("s3://bucket/some/prefix/", ("s3", "bucket", "some/prefix")),
+        ("gs://bucket", ("gcs", "bucket", "eigen2")),
+        ("azure://container/p", ("azure", "container", "p")),
+        ("file:///mnt/back%20up", ("local", "/mnt/back up", "eigen2")),
+    ],
+)
+def test_mirror_is_named_by_one_address(
+    tmp_path: Path, url: str, place: tuple[str, str, str]
+) -> None:
+    mirror = load(tmp_path, CLOUD_BUCKET=str(tmp_path), CLOUD_MIRROR=url).mirror
+    assert mirror
+    assert (mirror.cloud_provider, mirror.cloud_bucket, mirror.cloud_prefix) == place
+    assert mirror.state_dir == Path(".syncd/mirror")
+    assert mirror.mirror is None
+
+
+def test_mirror_has_its_own_keys_where_they_are_given(tmp_path: Path) -> None:
+    first = {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        "AWS_SESSION_TOKEN": "of-a",
+        "AWS_ENDPOINT_URL": "https://one",
+        "AWS_REGION": "eu",
+    }
+    cloud = {"CLOUD_PROVIDER": "s3", "CLOUD_BUCKET": "b", "CLOUD_MIRROR": "s3://b/eigen2"}
+    with pytest.raises(SettingsError, match="very place"):
+        load(tmp_path, **first, **cloud)
+    second = {
+        "CLOUD_MIRROR_AWS_ACCESS_KEY_ID": "b",
+        "CLOUD_MIRROR_AWS_SECRET_ACCESS_KEY": "hunter3",
+        "CLOUD_MIRROR_AWS_ENDPOINT_URL": "",
+    }
+    settings = load(tmp_path, **first, **cloud, **second)
+    assert settings.mirror
+    environ = settings.mirror.environ
+    assert (environ["AWS_ACCESS_KEY_ID"], environ["AWS_REGION"]) == ("b", "eu")
+    assert "AWS_SESSION_TOKEN" not in environ, "a token is of one key"
+    assert "AWS_ENDPOINT_URL" not in environ, "set to nothing: Amazon's own"
+    assert settings.environ["AWS_ENDPOINT_URL"] == "https://one"
+    assert "hunter" not in repr(settings) + repr(settings.mirror)
+
+
+def test_mirror_of_nothing_and_keys_in_its_address_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no CLOUD_BUCKET"):
+        load(tmp_path, CLOUD_MIRROR="s3://bucket")
+    with pytest.raises(SettingsError, match="more than a place") as caught:
+        load(tmp_path, CLOUD_BUCKET="b", CLOUD_MIRROR="s3://key:hunter2@bucket")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_empty_means_unset(tmp_path: Path) -> None:

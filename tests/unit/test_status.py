@@ -35,6 +35,9 @@ def states() -> dict[str, Health]:
     busy.begin(4_000_010)
     busy.sending("run/gen-10", 4_000_000)
     busy.sent("key", 1_000_000)
+    busy.mirror = Health(FakeClock(), "writer")
+    busy.mirror.store = "azure://container"
+    busy.mirror.waiting(waiting, [])
     red.red("store", NeedsOperator("no such bucket", hint="make it"))
     return made
 
@@ -75,7 +78,8 @@ def shown(health: Health, width: int = 100) -> str:
 def test_person_sees_recovery_point_progress_and_remedies() -> None:
     text = shown(states()["busy"])
     for part in ("healthy", "run/gen-5, 0 s old (commit 4", "1.0 MB of 4.0 MB", "3 s left",
-                 "run/gen-9", "run/gen-15: being written", "2 checkpoints, 4.0 MB"):  # fmt: skip
+                 "run/gen-9", "run/gen-15: being written", "2 checkpoints, 4.0 MB",
+                 "azure://container: nothing yet, 2 to come, 4.0 MB"):  # fmt: skip
         assert part in text, text
     text = shown(states()["red"])
     for part in ("needs attention", "no such bucket", "make it", "nothing is safe"):

@@ -1,0 +1,67 @@
+"""The mirror gives way to the first store, and says so when that never ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from syncd.backlog import Look
+from syncd.config import Environment, load_settings
+from syncd.health import Health, Waiting
+from syncd.line import Ending, Line
+from syncd.profiles import SET, Unit
+from tests.clocks import FakeClock
+
+
+class Busy(Line):
+    """A first store that always has something to send."""
+
+    def busy(self) -> bool:
+        return True
+
+
+def test_mirror_that_never_gets_its_turn_says_so(tmp_path: Path) -> None:
+    clock = FakeClock()
+    environ = {"CHECKPOINT_DIR": str(tmp_path), "SYNCD_STATE_DIR": str(tmp_path / "state")}
+    environment = Environment(environ, tmp_path / ".env")
+
+    def line(kind: type[Line], first: Line | None = None) -> Line:
+        health = Health(clock)
+        return kind(
+            environment,
+            lambda: load_settings(environment),
+            health,
+            clock,
+            "writer",
+            Ending(),
+            first=first,
+        )
+
+    mirror = line(Line, line(Busy))
+    look = Look([(Unit("run/5", SET, ()), "set")])
+    mirror.health.waiting([Waiting("run/5", 1, "waits")], [])
+    for _ in range(60):
+        mirror._mind_turn(look)
+        mirror.health.beat()
+        assert mirror.health.reasons() == []
+        clock.sleep(59)
+    clock.sleep(120)
+    mirror._mind_turn(look)
+    assert "no time for the mirror" in mirror.health.reasons()[0].message
+    mirror._mind_turn(Look())
+    assert mirror.health.reasons() == []
+
+
+def test_first_store_that_takes_nothing_makes_nobody_wait() -> None:
+    clock = FakeClock()
+    health = Health(clock)
+    assert not health.works(30)
+    health.waiting([Waiting("run/5", 1, "waits")], [])
+    assert health.works(30)
+    health.sending("run/5", 100)
+    clock.sleep(29)
+    assert health.works(30)
+    health.sent("key", 10)
+    clock.sleep(29)
+    assert health.works(30)
+    clock.sleep(2)
+    assert not health.works(30)
