@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from syncd.clock import SystemClock
-from syncd.commitlog import CommitLog
+from syncd.commitlog import CommitLog, refuse_locked
 from syncd.config import Settings
 from syncd.engine import open_resilient
-from syncd.errors import NeedsOperator, NotFound, Refused, StoreError, SyncdError
+from syncd.errors import Corrupt, NeedsOperator, NotFound, Refused, StoreError, SyncdError
+from syncd.packing import packer_for
 from syncd.parting import HINT, parting
 from syncd.probe import probe
 from syncd.records import CommitRecord, Layout
@@ -142,7 +143,9 @@ class _Checks:
 
     def _one_history(self) -> str:
         log = CommitLog(self._store, self._layout)
-        records = log.newest_first(claims=True)
+        records = list(log.newest_first(claims=True))
+        if all(isinstance(record, Corrupt) for record in records):
+            refuse_locked(record for record in records if isinstance(record, Corrupt))
         parted = parting(record for record in records if isinstance(record, CommitRecord))
         if parted:
             raise NeedsOperator(parted.words(), hint=HINT)
@@ -209,6 +212,7 @@ def _run(settings: Settings, console: Console) -> bool:
     until = clock.monotonic()
     try:
         store = open_resilient(settings, clock, threading.Event(), lambda: until + _PATIENCE)
+        packer_for(settings.compress, settings.state_dir)  # is its package there?
     except SyncdError as error:
         console.print(f"{'open':<{_WIDTH}} [red]FAILED[/] {escape(error.message)}")
         console.print(f"{'':<{_WIDTH}} remedy: {error.hint}", markup=False)

@@ -215,6 +215,25 @@ def get_data(name: str, to: Path | None) -> None:
     click.echo(f"syncd: {datafile.get(load_settings(), name, target)}", err=True)
 
 
+@cli.group()
+def key() -> None:
+    """The key that SYNCD_ENCRYPT_KEY_FILE names: all in the bucket is encrypted with it."""
+
+
+@key.command("new")
+@click.argument("file", type=click.Path(path_type=Path))
+def new_key(file: Path) -> None:
+    """Write a fresh key to FILE, which only its owner can read. It is not shown.
+
+    Keep a copy of it where no rented machine is: without it nothing can be restored.
+    """
+    from syncd import keys
+
+    keys.new_key(file)
+    click.echo(f"syncd: wrote a key to {file}; set SYNCD_ENCRYPT_KEY_FILE={file}", err=True)
+    click.echo("       keep a copy elsewhere: without it nothing can be restored", err=True)
+
+
 @cli.command()
 def check() -> None:
     """Prove the settings against the real store, step by step, before money is spent.

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from syncd.clock import SystemClock
-from syncd.config import Environment, Settings, load_settings
+from syncd.config import Environment, Settings, encrypt_key_in, load_settings
 from syncd.engine import open_resilient
 from syncd.errors import SettingsError, SyncdError
 from syncd.pace import RateLimit
-from syncd.records import safe_path
+from syncd.pathrules import safe_path
 from syncd.scan import Stat, files_below
 from syncd.stores.base import ObjectStore
 from syncd.transfer import Transfer
@@ -200,11 +200,13 @@ class CloudSync:
     def _settings(self) -> Settings:
         if self.provider not in ("s3", "gcs", "azure", "local"):
             raise SettingsError([f"unknown provider {self.provider!r}"])
+        environ = Environment().read()
         return Settings(
             cloud_provider=self.provider,
             cloud_bucket=self.bucket_name or "",
             cloud_prefix=self.project_name,
-            environ=Environment().read(),
+            encrypt_key=encrypt_key_in(environ),
+            environ=environ,
         )
 
     def _with_store(self, failure: _T, work: Callable[[Transfer], _T]) -> _T:

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import SystemClock
+from syncd.commitlog import rolled_back
 from syncd.config import Settings
 from syncd.detect import Detector
-from syncd.engine import open_journal
+from syncd.engine import JOURNAL, open_journal, store_identity
 from syncd.errors import Changed, Corrupt, Permanent
 from syncd.journal import Journal
 from syncd.lock import AlreadyRunning, lock_state
 from syncd.place import alone, clear_staging
 from syncd.profiles import Unit, units
+from syncd.reader import digest_file
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
 from syncd.retention import series
 from syncd.scan import Stat, scan
-from syncd.transfer import Transfer, digest_file
+from syncd.seat import newest_seen
+from syncd.transfer import Transfer
 from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
@@ -95,6 +98,10 @@ class Comeback:
 
     def _run(self, root: Path, request: Request, commits: list[CommitRecord | Corrupt]) -> int:
         at, everything, force = request.at, request.everything, request.force
+        if self._settings.encrypt_key:
+            known = newest_seen(self._settings.state_dir / JOURNAL, store_identity(self._settings))
+            if known > self._restorer.newest:
+                raise rolled_back(known, self._restorer.newest)
         if self._restorer.parting:
             self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
         chosen = [c for c in commits if at is None or _is(c, at)]
@@ -250,6 +257,8 @@ class Comeback:
     def _without_commits(self, root: Path, force: bool) -> int:
         unproven = UnprovenRestorer(self._transfer.store, self._layout, self._transfer.files)
         objects, under_way = unproven.find()
+        if self._settings.encrypt_key:  # each was sealed, but what belongs together a commit tells
+            objects, under_way = [], [*objects, *under_way]
         if under_way:
             self._say(
                 f"syncd: passed over {len(under_way)} files that were being sent when their "

@@ -20,23 +20,19 @@ from typing import Any
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Changed, Conflict, Corrupt, GaveWay, Permanent, SyncdError
-from syncd.journal import Journal, Sent
+from syncd.journal import Held, Journal, Sent
+from syncd.pathrules import SUFFIXES, encoding_of, link_stays_inside
 from syncd.plainnames import PlainNames
 from syncd.plan import Planner, Step
 from syncd.profiles import COMPANION, Unit
-from syncd.records import (
-    CommitRecord,
-    FileEntry,
-    Layout,
-    LinkEntry,
-    link_stays_inside,
-)
+from syncd.reader import digest_file
+from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry
 from syncd.retention import UPLOAD_GRACE
 from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
-from syncd.transfer import Small, Transfer, digest_file
+from syncd.transfer import Small, Transfer
 
 log = logging.getLogger(__name__)
 
@@ -238,9 +234,9 @@ class Publisher:
     def _carry_out_together(self, unit: Unit, steps: list[Step]) -> list[FileEntry]:
         """Send small files; what the store does not take at once goes its way alone."""
         small = (
-            Small(step.source, step.plain, step.seen, IfAbsent())
+            Small(step.source, step.plain, step.seen, IfAbsent(), step.pack)
             if step.plain_free
-            else Small(step.source, step.spare, step.seen)
+            else Small(step.source, step.spare, step.seen, None, step.pack)
             for step in steps
         )
         entries: list[FileEntry | None] = []
@@ -257,7 +253,7 @@ class Publisher:
                 if step.sha256 not in (None, sha256):
                     raise Changed(f"{full} changed while it was read")
                 sent.append(Sent(info.key, full, step.stat.text(), sha256, info.version))
-                entries.append(_entry(step, info.key, sha256))
+                entries.append(_entry(step, _held(info, full, sha256)))
                 if len(sent) >= _NOTED:  # a life that ends here sends no more than these again
                     self._journal.add_all_sent(sent)
                     sent.clear()
@@ -270,51 +266,55 @@ class Publisher:
     # -- one file
 
     def _carry_out(self, unit: Unit, step: Step) -> FileEntry:
-        if step.keep:
-            key, sha256 = step.keep.key, step.keep.sha256
-        elif step.adopt and (adopted := self._adopt(step.adopt, step)):
-            key, sha256 = adopted, step.adopt.sha256
-        elif step.copy_from and step.sha256 and (copied := self._copy(step.copy_from, step)):
-            key, sha256 = copied, step.sha256
-        else:
-            key, sha256 = self._send(unit, step)
-        return _entry(step, key, sha256)
+        held: Held | None = None
+        if before := step.keep:
+            held = Held(before.key, before.sha256, before.encoding, before.stored)
+        elif step.adopt:
+            held = self._adopt(step.adopt, step)
+        elif step.copy_from:
+            held = self._copy(step.copy_from, step)
+        return _entry(step, held or self._send(unit, step))
 
-    def _adopt(self, sent: Sent, step: Step) -> str | None:
+    def _adopt(self, sent: Sent, step: Step) -> Held | None:
         """Where a file lies that was sent earlier; None if it is not there any more.
 
         What was sent for a number that another commit has taken since, or long ago, is nobody's,
         and pruning may delete it at any moment: it is copied.
         """
         folder = step.spare[: len(self._layout.beside(0))]
-        in_place = sent.key.startswith(folder) or (sent.key == step.plain and step.plain_free)
+        end = SUFFIXES[encoding_of(sent.key, sent.path)]
+        in_place = sent.key.startswith(folder) or (sent.key == step.plain + end and step.plain_free)
+        usable = not end or step.pack  # else another file has that name by now
         with suppress(Permanent):
             found = self._store.head(sent.key)
-            if found.version == sent.version:
+            if usable and found.version == sent.version:
                 if in_place and found.modified > self._clock.now() - UPLOAD_GRACE / 2:
-                    return sent.key
+                    return _held(found, sent.path, sent.sha256)
                 if in_place or sent.key.startswith(self._layout.versions):
-                    info = self._store.copy(sent.key, step.spare)
+                    info = self._store.copy(sent.key, step.spare + end)
                     self._journal.drop_sent(sent.key)
-                    self._journal.add_sent(replace(sent, key=step.spare, version=info.version))
-                    return step.spare
+                    self._journal.add_sent(replace(sent, key=info.key, version=info.version))
+                    return _held(info, sent.path, sent.sha256)
         self._journal.drop_sent(sent.key)
         return None
 
-    def _copy(self, source: str, step: Step) -> str | None:
+    def _copy(self, source: Held, step: Step) -> Held | None:
         """Copy within the store; None if what was to be copied is not there as expected."""
+        end = SUFFIXES[source.encoding]
+        info: ObjectInfo | None = None
+        if end and not step.pack:
+            return None
         try:
             if step.plain_free and self._store.capabilities.conditional_copy:
                 with suppress(Conflict):
-                    info = self._store.copy(source, step.plain, IfAbsent())
-                    return step.plain if info.size == step.stat.size else None
-            info = self._store.copy(source, step.spare)
+                    info = self._store.copy(source.key, step.plain + end, IfAbsent())
+            info = info or self._store.copy(source.key, step.spare + end)
         except Permanent:
-            self._journal.doubt(source)
+            self._journal.doubt(source.key)
             return None
-        return step.spare if info.size == step.stat.size else None
+        return replace(source, key=info.key) if info.size == source.stored else None
 
-    def _send(self, unit: Unit, step: Step) -> tuple[str, str]:
+    def _send(self, unit: Unit, step: Step) -> Held:
         full = unit.below(step.path)
         large = self._transfer.in_parts(step.stat.size)
         plain_free = step.plain_free and (self._store.capabilities.upload_if_absent or not large)
@@ -322,9 +322,10 @@ class Publisher:
             return done
         places: list[tuple[str, Condition]] = [(step.plain, IfAbsent())] if plain_free else []
         for key, condition in (*places, (step.spare, None)):
+            name = full, step.stat.text()
             try:
                 sha256, info = self._transfer.send(
-                    step.source, key, step.seen, condition, name=(full, step.stat.text())
+                    step.source, key, step.seen, condition, name=name, pack=step.pack
                 )
             except Permanent:
                 # left there by a life that was cut short, or by another writer; or no possible
@@ -332,19 +333,19 @@ class Publisher:
                 if key == step.spare:
                     raise
                 continue
-            self._note_sent(step, full, key, sha256, info)
-            return key, sha256
+            self._note_sent(step, full, sha256, info)
+            return _held(info, full, sha256)
         raise Conflict(f"{step.spare} cannot be written")
 
-    def _note_sent(self, step: Step, full: str, key: str, sha256: str, info: ObjectInfo) -> Sent:
-        sent = Sent(key, full, step.stat.text(), sha256, info.version)
+    def _note_sent(self, step: Step, full: str, sha256: str, info: ObjectInfo) -> Sent:
+        sent = Sent(info.key, full, step.stat.text(), sha256, info.version)
         if step.sha256 not in (None, sha256):
-            self._journal.drop_uploads_to(key)
+            self._journal.drop_uploads_to(info.key)
             raise Changed(f"{full} changed while it was read")
         self._journal.add_sent(sent)
         return sent
 
-    def _go_on(self, step: Step, full: str, plain_free: bool) -> tuple[str, str] | None:
+    def _go_on(self, step: Step, full: str, plain_free: bool) -> Held | None:
         """Finish what an earlier attempt began to send; None if there is no such thing any more.
 
         Its object has the key of that attempt, and comes to this one as all do that were sent
@@ -353,7 +354,7 @@ class Publisher:
         begun = self._journal.find_upload(full, step.stat.text())
         if begun is None or self._transfer.uploads is None:
             return None
-        plain = begun.key == step.plain
+        plain = begun.key == step.plain + SUFFIXES[encoding_of(begun.key, full)]
         if not (plain_free if plain else begun.key.startswith(self._layout.versions)):
             self._transfer.uploads.abort(begun)
             return None
@@ -361,15 +362,22 @@ class Publisher:
             condition = IfAbsent() if plain else None
             done = self._transfer.resume(step.source, begun, step.seen, condition)
             if done:
-                sent = self._note_sent(step, full, begun.key, *done)
-                key = self._adopt(sent, step)
-                return (key, done[0]) if key else None
+                return self._adopt(self._note_sent(step, full, *done), step)
         return None
 
 
-def _entry(step: Step, key: str, sha256: str) -> FileEntry:
+def _held(info: ObjectInfo, path: str, sha256: str) -> Held:
+    """What an object is that was made for the file ``path``."""
+    encoding = encoding_of(info.key, path)
+    return Held(info.key, sha256, encoding, info.size)
+
+
+def _entry(step: Step, held: Held) -> FileEntry:
     mode, written = step.stat.mode & 0o777, step.stat.mtime_ns
-    return FileEntry(step.path, key, step.stat.size, sha256, mode, written)
+    stored = held.stored if held.encoding else 0
+    return FileEntry(
+        step.path, held.key, step.stat.size, held.sha256, mode, written, held.encoding, stored
+    )
 
 
 def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:

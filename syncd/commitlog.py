@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 
-from syncd.errors import Conflict, Corrupt, Fenced, NotFound
-from syncd.numbering import draw_slot
+from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFound
+from syncd.numbering import STEP, draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
+from syncd.sealed import Sealed
 from syncd.stores.base import IfAbsent, ObjectStore
 
 _RECORD_LIMIT = 256 * 1024 * 1024
@@ -122,6 +123,11 @@ class CommitLog:
         return draw_slot(self._store, self.layout, writer, random.SystemRandom())
 
     @property
+    def sealed(self) -> bool:
+        """Whether only who has the key can write records that are read here."""
+        return isinstance(self._store, Sealed)
+
+    @property
     def fences(self) -> bool:
         """Whether the store refuses a second writer."""
         return self._store.capabilities.put_if_absent
@@ -152,6 +158,44 @@ class CommitLog:
                 yield parse_record(data, int(name), self.layout.prefix)
             except (NotFound, Corrupt, ValueError):
                 continue
+
+
+def refuse_locked(broken: Iterable[Corrupt]) -> None:
+    """NeedsOperator if the key is what is wrong with records of which none can be read."""
+    for error in broken:
+        if isinstance(error, Locked):
+            raise NeedsOperator(f"no commit can be opened: {error.message}", hint=error.hint)
+
+
+def rolled_back(known: int, found: int) -> NeedsOperator:
+    """The error for a log that ends before what this machine has seen of it."""
+    return NeedsOperator(
+        f"the commit log was rolled back: this machine has seen commit {known}, and it ends with "
+        f"{found}",
+        hint="somebody deleted commits: look into it. If it was you, on purpose, delete "
+        "journal.sqlite in SYNCD_STATE_DIR",
+    )
+
+
+def removed(records: Iterable[CommitRecord | Corrupt], numbers: Sequence[int]) -> Corrupt | None:
+    """What is wrong with a sealed log that lacks records which nobody with the key has pruned.
+
+    Where writers have numbers of their own there are gaps anyway, and nothing can be said.
+    """
+    head = max(numbers, default=0)
+    if head >= STEP:
+        return None
+    missing = set(range(1, head)) - set(numbers)
+    for record in records:
+        if isinstance(record, CommitRecord) and record.since is not None:
+            missing -= set(range(record.since, record.seq))
+    if not missing:
+        return None
+    some = ", ".join(str(seq) for seq in sorted(missing)[:5]) + (", …" if len(missing) > 5 else "")
+    return Corrupt(
+        f"{len(missing)} commits were removed, and by nobody who has the key: {some}",
+        hint="look into who else can write to the bucket",
+    )
 
 
 def fenced(seq: int, writer: str = "unknown") -> Fenced:

@@ -21,6 +21,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
 from marshmallow.validate import OneOf, Range
 
 from syncd.errors import SettingsError
+from syncd.keys import parse_key, read_key
 
 PROVIDERS = ("s3", "gcs", "azure", "local")
 
@@ -65,6 +66,10 @@ class Settings:
     keep_last_local: int | None = None
     keep_every: int | None = None
     exclude: tuple[str, ...] = ()
+    compress: str = "off"
+    encrypt_key: bytes = field(default=b"", repr=False)
+    """Of the encryption, 32 bytes; empty: none."""
+
     http: tuple[str, int] | None = ("127.0.0.1", 8377)
     http_token: str = field(default="", repr=False)
     max_lag: float | None = None
@@ -240,6 +245,10 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _key_file(text: str) -> bytes:
+    return read_key(Path(text).expanduser())
+
+
 _SECONDS = Range(min=0, error="must be zero or more seconds")
 _COUNT = Range(min=1, error="must be 1 or more; leave it unset to keep all")
 _NUMBER = {"invalid": "{input!r} is not a number"}
@@ -269,6 +278,11 @@ class _Schema(Schema):
     SYNCD_KEEP_LAST_LOCAL = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
     SYNCD_KEEP_EVERY = fields.Integer(validate=_COUNT, error_messages=_WHOLE)
     SYNCD_EXCLUDE = _field(_globs)
+    SYNCD_COMPRESS = fields.String(
+        validate=OneOf(("off", "zstd"), error="{input!r} is neither 'off' nor 'zstd'")
+    )
+    SYNCD_ENCRYPT_KEY = _field(parse_key)
+    SYNCD_ENCRYPT_KEY_FILE = _field(_key_file)
     SYNCD_HTTP = _field(_address)
     SYNCD_HTTP_TOKEN = _field(_token)
     SYNCD_MAX_LAG = _field(_seconds_or_off)
@@ -280,6 +294,18 @@ class _Schema(Schema):
     @post_load
     def _lower(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
         return {name.removeprefix("SYNCD_").lower(): value for name, value in data.items()}
+
+
+def encrypt_key_in(environ: Mapping[str, str]) -> bytes:
+    """The key of the encryption, empty if there is none; SettingsError for one that is none."""
+    names = ("SYNCD_ENCRYPT_KEY", "SYNCD_ENCRYPT_KEY_FILE")
+    given = {name: environ[name] for name in names if environ.get(name, "").strip()}
+    try:
+        found: dict[str, bytes] = _Schema(only=names).load(given)
+    except ValidationError as error:
+        words: Mapping[str, list[str]] = error.messages_dict
+        raise SettingsError([f"{name}: {text}" for name in words for text in words[name]]) from None
+    return found.get("encrypt_key") or found.get("encrypt_key_file", b"")
 
 
 class Environment:
@@ -327,6 +353,9 @@ def load_settings(environment: Environment | None = None) -> Settings:
         faults.append(f"CLOUD_BUCKET: not set, and CLOUD_PROVIDER={provider} needs a bucket's name")
     if "SYNCD_KEEP_EVERY" in given and "SYNCD_KEEP_LAST" not in given:
         faults.append("SYNCD_KEEP_EVERY: without SYNCD_KEEP_LAST all are kept anyway; set both")
+    if {"SYNCD_ENCRYPT_KEY", "SYNCD_ENCRYPT_KEY_FILE"} <= given.keys():
+        faults.append("SYNCD_ENCRYPT_KEY: SYNCD_ENCRYPT_KEY_FILE is set too; set one of the two")
+    values["encrypt_key"] = values.get("encrypt_key") or values.pop("encrypt_key_file", b"")
     address = values.get("http")
     if address and not _is_loopback(address[0]) and "SYNCD_HTTP_TOKEN" not in given:
         faults.append(

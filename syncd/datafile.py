@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 
@@ -18,15 +19,17 @@ from syncd.config import Settings
 from syncd.engine import open_resilient
 from syncd.errors import Corrupt, NotFound, Permanent
 from syncd.pace import RateLimit
+from syncd.packing import packer_for, unpack
+from syncd.pathrules import SUFFIXES, ZSTD
 from syncd.scan import Stat
-from syncd.stores.resilient import Resilient
+from syncd.stores.base import ObjectInfo, ObjectStore
 from syncd.transfer import Transfer
 
 _PATIENCE = 60.0
 """Seconds for which a store that does not answer is tried."""
 
 
-def _open(settings: Settings) -> Resilient:
+def _open(settings: Settings) -> ObjectStore:
     clock = SystemClock()
     until = clock.monotonic() + _PATIENCE
     return open_resilient(settings, clock, threading.Event(), lambda: until)
@@ -46,13 +49,13 @@ def get(settings: Settings, name: str, target: Path) -> str:
     store = _open(settings)
     try:
         key = key_of(settings, name)
-        try:
-            info = store.head(key)
-        except NotFound:
+        packed = key + SUFFIXES[ZSTD]
+        info = _head(store, key) or _head(store, packed)
+        if info is None:
             raise NotFound(
                 f"{store.name} has no {key}",
                 hint=f"put it there: python -m syncd data put {name}; or correct CLOUD_PREFIX",
-            ) from None
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if info.size > free:
@@ -65,13 +68,15 @@ def get(settings: Settings, name: str, target: Path) -> str:
         digest, size = hashlib.sha256(), 0
         try:
             with part.open("wb") as file:
-                for chunk in store.read(key, version=info.version):
+                chunks = store.read(info.key, version=info.version)
+                for chunk in unpack(chunks, free) if info.key == packed else chunks:
                     digest.update(chunk)
                     size += len(chunk)
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            if size != info.size or promised not in (None, digest.hexdigest()):
+            whole = size == info.size or info.key == packed
+            if not whole or promised not in (None, digest.hexdigest()):
                 raise Corrupt(
                     f"{key} is not what its digest says", hint="put it into the bucket again"
                 )
@@ -79,12 +84,19 @@ def get(settings: Settings, name: str, target: Path) -> str:
         finally:
             part.unlink(missing_ok=True)
         proof = "verified" if promised else "no digest beside it"
-        return f"fetched {key} to {target}: {size / 1e6:.1f} MB, {proof}"
+        return f"fetched {info.key} to {target}: {size / 1e6:.1f} MB, {proof}"
     finally:
         store.close()
 
 
-def _digest(store: Resilient, key: str) -> str | None:
+def _head(store: ObjectStore, key: str) -> ObjectInfo | None:
+    try:
+        return store.head(key)
+    except NotFound:
+        return None
+
+
+def _digest(store: ObjectStore, key: str) -> str | None:
     """The digest beside a data file, as ``sha256sum`` writes it; None where there is none."""
     with contextlib.suppress(NotFound):
         words = b"".join(store.read(f"{key}.sha256", length=200)).decode(errors="replace").split()
@@ -99,15 +111,20 @@ def put(settings: Settings, path: Path) -> str:
     store = _open(settings)
     clock = SystemClock()
     limit = RateLimit(settings.bwlimit, clock, threading.Event())
-    transfer = Transfer(store, settings.concurrency, limit)
+    folder = Path(tempfile.mkdtemp(prefix="syncd-"))
+    transfer = Transfer(
+        store, settings.concurrency, limit, packer=packer_for(settings.compress, folder)
+    )
     try:
         key = key_of(settings, path.name)
         seen = Stat.of(path.stat())
         # an old digest beside a new file would call it damaged; none at all only leaves it unproven
         store.delete([f"{key}.sha256"])
-        digest, _ = transfer.send(path, key, seen)
+        digest, info = transfer.send(path, key, seen, pack=True)
+        store.delete({key, key + SUFFIXES[ZSTD]} - {info.key})
         store.put(f"{key}.sha256", f"{digest}  {path.name}\n".encode())
-        return f"put {path} to {key}: {seen.size / 1e6:.1f} MB"
+        return f"put {path} to {info.key}: {seen.size / 1e6:.1f} MB"
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         transfer.close()
         store.close()

@@ -19,8 +19,8 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
+from syncd.pathrules import member
 from syncd.profiles import Unit, digest_of
-from syncd.records import member
 from syncd.scan import Folder, Scanner
 from syncd.siblings import Committed, Rewrites, Siblings
 

@@ -19,8 +19,10 @@ from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
+from syncd.keys import key_name
 from syncd.logs import LogShipper
 from syncd.pace import RateLimit
+from syncd.packing import Packer, packer_for
 from syncd.parting import HINT
 from syncd.pipeline import Ends, Pipeline
 from syncd.probe import known_conditions, restrict
@@ -28,6 +30,8 @@ from syncd.profiles import COMPANION, Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
+from syncd.sealed import Sealed
+from syncd.sealing import Sealer
 from syncd.snapshot import Snapshots
 from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
+PACKING = "packing"
 
 _SETTLE_JOURNAL = 5.0
 """Seconds between looks whether a journal that is in memory only can be on disk again."""
@@ -61,7 +66,8 @@ def store_identity(settings: Settings) -> str:
     if settings.cloud_provider == "local":
         bucket = str(Path(bucket).absolute())
     root = settings.checkpoint_dir.absolute()
-    return f"{settings.cloud_provider} {endpoint} {bucket} {settings.cloud_prefix} {root}"
+    key = f" {key_name(settings.encrypt_key)}" if settings.encrypt_key else ""
+    return f"{settings.cloud_provider} {endpoint} {bucket} {settings.cloud_prefix} {root}{key}"
 
 
 def home_of(state_dir: Path) -> str:
@@ -84,15 +90,21 @@ def open_resilient(
     abort: threading.Event,
     deadline: Callable[[], float | None],
     on_change: Callable[[Circuit], None] = lambda _circuit: None,
-) -> Resilient:
-    """The store of the settings, which retries for as long as ``deadline`` says."""
+) -> ObjectStore:
+    """The store of the settings, which retries for as long as ``deadline`` says.
+
+    Where there is a key, all that is put there is encrypted with it.
+    """
     if not settings.copies:
         raise NeedsOperator(
             "there is no bucket: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing",
             hint="set CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure",
         )
     store = open_store(settings.cloud_provider, settings.cloud_bucket, settings.environ)
-    return Resilient(store, clock, abort, deadline, on_change)
+    resilient = Resilient(store, clock, abort, deadline, on_change)
+    if not settings.encrypt_key:
+        return resilient
+    return Sealed(resilient, Sealer(settings.encrypt_key), Layout(settings.cloud_prefix))
 
 
 def open_journal(settings: Settings) -> Journal:
@@ -159,6 +171,7 @@ class Engine:
         folder = settings.state_dir / SNAPSHOTS
         snapshots = Snapshots(folder, settings.checkpoint_dir, settings.snapshot_limit)
         snapshots.clear()
+        Packer.clear(settings.state_dir / PACKING)
         self.pipeline = Pipeline(
             settings.checkpoint_dir,
             journal,
@@ -182,7 +195,8 @@ class Engine:
             settings.state_dir / "logs",
         )
         self.limit = limit or RateLimit(settings.bwlimit, clock, abort)
-        self.store: Resilient | None = None
+        self.store: ObjectStore | None = None
+        self.out_of_reach = False
         self.uploads: Uploads | None = None
         self._sweeper = Sweeper(settings.checkpoint_dir, clock)
         self.transfer: Transfer | None = None
@@ -191,6 +205,7 @@ class Engine:
     def connect(self, settings: Settings) -> None:
         """Open the store and join the commit log; the errors of the store are raised."""
         self.disconnect()
+        self.out_of_reach = False
         store = open_resilient(settings, self.clock, self._abort, self._limit, self._on_circuit)
         self.store = store
         self.health.store = store.name
@@ -199,8 +214,10 @@ class Engine:
         if not found.puts:
             log.warning("%s cannot refuse a second writer: use it with one machine", store.name)
         self.uploads = Uploads(store, self.journal, self.layout, self.clock)
+        packer = packer_for(settings.compress, settings.state_dir / PACKING)
+        halt, uploads = self._halt, self.uploads
         transfer = self.transfer = Transfer(
-            store, settings.concurrency, self.limit, self.health.sent, self._halt, self.uploads
+            store, settings.concurrency, self.limit, self.health.sent, halt, uploads, packer
         )
         publisher = Publisher(
             settings.checkpoint_dir,
@@ -230,6 +247,7 @@ class Engine:
 
     def _on_circuit(self, circuit: Circuit) -> None:
         """An outage is news when it begins and when it ends; in between it is only counted."""
+        self.out_of_reach = circuit.open
         if circuit.open:
             words = f"{self._title} cannot be reached: {circuit.message}"
             if self.health.red("unreachable", words, circuit.hint or "retried until it answers"):
@@ -365,7 +383,7 @@ class Engine:
             record = next(same, None)
         store: ObjectStore = self.store
         return record is not None and all(
-            store.head(entry.key).size == entry.size for entry in record.files
+            store.head(entry.key).size == entry.at_rest for entry in record.files
         )
 
 

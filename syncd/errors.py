@@ -13,6 +13,7 @@
         │   └── Conflict     the condition of a conditional request did not hold
         ├── Fenced           another writer has taken over: this one stops writing
         └── Corrupt          the bytes are not the ones that were promised: never accepted
+            └── Locked       they are not encrypted, or not with the key of this machine
 
 Each carries ``hint``: what a person can do about it. Messages never hold a secret.
 """
@@ -92,3 +93,7 @@ class Fenced(StoreError):
 
 class Corrupt(StoreError):
     """Content does not match its digest, its length or its format."""
+
+
+class Locked(Corrupt):
+    """Content that the key of this machine does not open, or that needs a key and finds none."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 
 from syncd.errors import Transient
+from syncd.packing import unpack
+from syncd.records import FileEntry
 from syncd.stores.base import ObjectStore
 
 MIB = 1024 * 1024
@@ -24,25 +26,56 @@ _ZEROS = bytes(MIB)
 OnBytes = Callable[[str, int], None]
 
 
-def fetch_stream(
-    store: ObjectStore, key: str, fd: int, limit: int, on_bytes: OnBytes
-) -> tuple[int, str]:
-    """Write an object to a file, from its beginning; its size and SHA-256.
+def content(
+    entry: FileEntry, chunks: Iterable[bytes], on_bytes: OnBytes = lambda _key, _count: None
+) -> Iterator[bytes]:
+    """What an object holds of a file, whose bytes at rest come as ``chunks``."""
 
-    Where it is nothing but zeros the file gets a hole, as it had. One that is longer than
+    def heard() -> Iterator[bytes]:
+        for chunk in chunks:
+            on_bytes(entry.key, len(chunk))
+            yield chunk
+
+    return unpack(heard(), entry.size) if entry.encoding else heard()
+
+
+def fetch_stream(chunks: Iterable[bytes], fd: int, limit: int) -> tuple[int, str]:
+    """Write what comes to a file, from its beginning; its size and SHA-256.
+
+    Where it is nothing but zeros the file gets a hole, as it had. What is longer than
     ``limit`` is not fetched to its end.
     """
     digest, size = hashlib.sha256(), 0
     os.ftruncate(fd, 0)
-    for chunk in store.read(key):
+    for chunk in chunks:
         digest.update(chunk)
         if size + len(chunk) > limit:
             return size + len(chunk), digest.hexdigest()
         _write(fd, chunk, size)
         size += len(chunk)
-        on_bytes(key, len(chunk))
     os.ftruncate(fd, size)
     return size, digest.hexdigest()
+
+
+def ahead(
+    store: ObjectStore, key: str, size: int, version: str, workers: Executor
+) -> Iterator[bytes]:
+    """The bytes of a large object in order, by ranges that are fetched side by side."""
+    flying: deque[Future[list[bytes]]] = deque()
+
+    def fetch(start: int) -> list[bytes]:
+        return [*store.read(key, start, min(_RANGE, size - start), version)]
+
+    try:
+        for start in range(0, size, _RANGE):
+            if len(flying) >= _AHEAD:
+                yield from flying.popleft().result()
+            flying.append(workers.submit(fetch, start))
+        while flying:
+            yield from flying.popleft().result()
+    finally:
+        for job in flying:
+            job.cancel()
 
 
 def fetch_ranges(

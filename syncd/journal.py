@@ -24,7 +24,8 @@ CREATE INDEX IF NOT EXISTS roots ON commits (behind, seq);
 CREATE INDEX IF NOT EXISTS commits_by_checkpoint ON commits (checkpoint, seq);
 CREATE TABLE IF NOT EXISTS objects (
     key TEXT NOT NULL, seq INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    current INTEGER NOT NULL DEFAULT 1, PRIMARY KEY (key, seq));
+    current INTEGER NOT NULL DEFAULT 1, encoding TEXT NOT NULL DEFAULT '',
+    stored INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, seq));
 CREATE INDEX IF NOT EXISTS objects_by_content ON objects (size, sha256);
 CREATE TABLE IF NOT EXISTS safe (
     checkpoint TEXT PRIMARY KEY, signature TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -44,7 +45,7 @@ CREATE TABLE IF NOT EXISTS log_objects (
     intent TEXT NOT NULL);
 """
 
-_VERSION = "6"
+_VERSION = "7"
 
 _TOGETHER = 500
 """Values in one question: SQLite takes 999 at most, where it is old."""
@@ -59,6 +60,16 @@ class Sent:
     stat: str
     sha256: str
     version: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """An object that holds a file, whose ``sha256`` it is; ``stored`` are the object's bytes."""
+
+    key: str
+    sha256: str
+    encoding: str
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -153,8 +164,12 @@ class Journal(UploadRows):
                 record.rank[2],
             )
             self._db.executemany(
-                "INSERT OR REPLACE INTO objects (key, seq, size, sha256) VALUES (?, ?, ?, ?)",
-                [(f.key, record.seq, f.size, f.sha256) for f in record.files],
+                "INSERT OR REPLACE INTO objects (key, seq, size, sha256, encoding, stored) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (f.key, record.seq, f.size, f.sha256, f.encoding, f.at_rest)
+                    for f in record.files
+                ],
             )
             self._db.executemany(
                 "DELETE FROM sent WHERE key = ?", [(entry.key,) for entry in record.files]
@@ -255,15 +270,18 @@ class Journal(UploadRows):
         """From now on ``key`` may hold other content than commits say."""
         self._run("UPDATE objects SET current = 0 WHERE key = ?", key)
 
-    def object_with(self, size: int, sha256: str) -> str | None:
-        """Key of a committed object with this content."""
+    def object_with(self, size: int, sha256: str) -> Held | None:
+        """A committed object with this content."""
         rows = self._run(
-            "SELECT key FROM objects WHERE size = ? AND sha256 = ? AND current "
-            "ORDER BY seq DESC LIMIT 1",
+            "SELECT key, sha256, encoding, stored FROM objects "
+            "WHERE size = ? AND sha256 = ? AND current ORDER BY seq DESC LIMIT 1",
             size,
             sha256,
         )
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        key, sha256, encoding, stored = rows[0]
+        return Held(key, sha256, encoding, int(stored))
 
     # -- the files
 

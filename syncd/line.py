@@ -113,8 +113,7 @@ class Line:
     def busy(self) -> bool:
         """Whether there is something to send and the store takes it."""
         engine = self._engine
-        store = engine.store if engine else None
-        if engine is None or store is None or engine.publisher is None or store.circuit.open:
+        if engine is None or engine.publisher is None or engine.out_of_reach:
             return False
         at_end = self._ending.deadline is not None
         patience = _STALLED_AT_END if at_end else _STALLED

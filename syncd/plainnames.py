@@ -59,17 +59,17 @@ class PlainNames:
     def _doubt(self, record: CommitRecord) -> None:
         """A plain key that was ever refreshed, be it by a request that is late, proves nothing."""
         for entry in record.files:
-            plain = self._layout.plain(record.below(entry.path))
+            plain = self._layout.plain_of(record, entry)
             if entry.key != plain:
                 self._journal.doubt(plain)
 
     def mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
         """A commit was made on top of ``base``: which plain keys are behind it."""
         self._doubt(record)
-        plain = {self._layout.plain(record.below(entry.path)): entry for entry in record.files}
+        plain = {self._layout.plain_of(record, entry): entry for entry in record.files}
         moved = [(key, entry.key) for key, entry in plain.items() if entry.key != key]
         if base:
-            old = {self._layout.plain(base.below(entry.path)) for entry in base.files}
+            old = {self._layout.plain_of(base, entry) for entry in base.files}
             for key in old - plain.keys():
                 self._journal.doubt(key)
                 moved.append((key, ""))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.errors import Permanent
-from syncd.journal import Journal, Sent
+from syncd.journal import Held, Journal, Sent
+from syncd.pathrules import SUFFIXES, ZSTD
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.scan import Stat
@@ -20,14 +21,18 @@ from syncd.snapshot import Snapshot
 _KEY_LIMIT = 1024
 """Bytes of the longest key that all of the stores take."""
 
+_PACKED = SUFFIXES[ZSTD]
+
 
 @dataclass
 class Step:
     """One file: where it lies, and how its content gets to ``key``.
 
     Exactly one of these says how: ``keep`` (the entry of the last commit), ``adopt`` (sent
-    earlier, not committed yet), ``copy_from`` (a key with the same content), or none: send it.
+    earlier, not committed yet), ``copy_from`` (one with the same content), or none: send it.
     ``source`` is the file to read, and ``seen`` its stat: those of a snapshot, where one was taken.
+    What is compressed has an end behind ``plain`` or ``spare``; it is not to ``pack`` where another
+    file has that name.
     """
 
     path: str
@@ -39,8 +44,9 @@ class Step:
     plain_free: bool = False
     keep: FileEntry | None = None
     adopt: Sent | None = None
-    copy_from: str | None = None
+    copy_from: Held | None = None
     sha256: str | None = None
+    pack: bool = True
 
 
 class Planner:
@@ -69,10 +75,12 @@ class Planner:
         """
         before = {entry.path: entry for entry in base.files} if base else {}
         known = _Known(self._journal, self._layout, unit)
+        names = {path for path, _ in unit.files}
         for path, stat in unit.files:
             step = self._step(unit, path, stat, seq, publication)
             copy = taken.locate(path) if taken else None
             step = replace(step, source=copy[0], seen=copy[1]) if copy else step
+            step.pack = path + _PACKED not in names
             yield self._shorten(step, unit, before.get(path), known)
 
     def left(self, unit: Unit) -> int:
@@ -120,7 +128,8 @@ class _Known:
         self._journal = journal
         self._digests = journal.digests_of(paths)
         self._sent = journal.sent_of(paths)
-        self._named = journal.named_of([layout.plain(path) for path in paths])
+        plain = [layout.plain(path) for path in paths]
+        self._named = journal.named_of([*plain, *(key + _PACKED for key in plain)])
         self._taken = journal.is_taken(unit.path)
         self._sizes: dict[int, bool] = {}
 
@@ -141,7 +150,7 @@ class _Known:
 
     def is_free(self, plain: str) -> bool:
         """Whether no commit names this key, or ever named one of this checkpoint."""
-        return not self._taken and plain not in self._named
+        return not self._taken and self._named.isdisjoint((plain, plain + _PACKED))
 
 
 def _check_key(*keys: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from syncd.records import link_stays_inside, member
+from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
 
 

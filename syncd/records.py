@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from syncd.errors import Corrupt
+from syncd.errors import Corrupt, Locked
+from syncd.pathrules import SUFFIXES, is_ours, link_stays_inside, member, safe_path
+from syncd.sealing import OTHER_KEY, sealed_with
 
-FORMAT = 1
+FORMAT, ENCODED = 1, 2
+"""A record is of the second format where a file of it is encoded: an older reader refuses it."""
+
 _KEPT = "kept-"
 
 UNREADABLE = "unreadable"
@@ -34,6 +38,15 @@ class FileEntry:
     sha256: str
     mode: int
     mtime_ns: int
+    encoding: str = ""
+    """How the object holds the content, of which ``size`` and ``sha256`` are; "": as it is."""
+    stored: int = 0
+    """Bytes of the object, where it is encoded."""
+
+    @property
+    def at_rest(self) -> int:
+        """Bytes of the object."""
+        return self.stored if self.encoding else self.size
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,9 @@ class CommitRecord:
     after: int | None = None
     """The highest number that its writer knew, where writers cannot be fenced; else None."""
 
+    since: int | None = None
+    """In a claim: all numbers from this one on to its own were pruned, by who has the key."""
+
     @property
     def rank(self) -> tuple[int, bool, int, int]:
         """Sorts commits by the age of what they hold: the greatest is the recovery point."""
@@ -102,8 +118,9 @@ class CommitRecord:
 
     def to_json(self) -> bytes:
         """The record as stored, stable byte for byte."""
+        encoded = any(entry.encoding for entry in self.files)
         document: dict[str, Any] = {
-            "format": FORMAT,
+            "format": ENCODED if encoded else FORMAT,
             "seq": self.seq,
             "checkpoint": self.checkpoint,
             "writer": self.writer,
@@ -116,6 +133,8 @@ class CommitRecord:
             document["behind"] = self.behind
         if self.after is not None:
             document["after"] = self.after
+        if self.since is not None:
+            document["since"] = self.since
         if self.beside:
             document["beside"] = True
         text = json.dumps(document, indent=1, ensure_ascii=False)
@@ -127,55 +146,15 @@ class CommitRecord:
 
 def _indented(entry: FileEntry) -> str:
     path, key, sha256 = (_quoted(text) for text in (entry.path, entry.key, entry.sha256))
+    how = f',\n   "encoding": "{entry.encoding}",\n   "stored": {entry.stored}'
     return (
         f'\n  {{\n   "path": {path},\n   "key": {key},\n   "size": {entry.size},\n'
-        f'   "sha256": {sha256},\n   "mode": {entry.mode},\n   "mtime_ns": {entry.mtime_ns}\n  }}'
+        f'   "sha256": {sha256},\n   "mode": {entry.mode},\n   "mtime_ns": {entry.mtime_ns}'
+        f"{how if entry.encoding else ''}\n  }}"
     )
 
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def member(checkpoint: str, path: str, beside: bool = False) -> str:
-    """The path under the root of a checkpoint's member: the one place that joins the two.
-
-    >>> member("run/gen-000015", "agents/best")
-    'run/gen-000015/agents/best'
-    >>> member("run/model_10_steps.zip", "model_replay_buffer_10_steps.pkl", beside=True)
-    'run/model_replay_buffer_10_steps.pkl'
-    """
-    folder = checkpoint.rpartition("/")[0] if beside else checkpoint
-    return "/".join(part for part in (folder, path) if part)
-
-
-def safe_path(path: str) -> bool:
-    """Whether a relative path stays below its folder and names one thing only."""
-    parts = path.split("/")
-    return not any(part in ("", ".", "..") for part in parts) and "\0" not in path
-
-
-def _is_ours(path: str) -> bool:
-    """Whether a path leads to what syncd keeps for itself: its state, or a restore under way."""
-    return any(part == ".syncd" or part.startswith(".syncd-") for part in path.split("/"))
-
-
-def link_stays_inside(path: str, target: str) -> bool:
-    """Whether a link at ``path`` to ``target`` stays inside the folder ``path`` is relative to.
-
-    ``..`` may only stand at the beginning: after a name that is itself a link it would lead
-    from wherever that one points to, and so out of the folder.
-    """
-    if target.startswith("/") or "\0" in target or not target:
-        return False
-    depth, climbing = len(PurePosixPath(path).parts) - 1, True
-    for part in target.split("/"):
-        if part == "..":
-            depth -= 1
-            if depth < 0 or not climbing:
-                return False
-        elif part not in ("", "."):
-            climbing = False
-    return True
 
 
 def _text(value: Any, what: str) -> str:
@@ -204,7 +183,10 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
     """A record from its JSON; Corrupt, with the reason, for anything that cannot be trusted."""
     try:
         document = json.loads(data)
-        if document["format"] != FORMAT:
+        if "sealed" in document and (sealed := sealed_with(data)):
+            raise Locked(f"commit {seq} is encrypted with key {sealed[0]}", hint=OTHER_KEY)
+        encoded = any(item.get("encoding") for item in document["files"])
+        if document["format"] != (ENCODED if encoded else FORMAT):
             raise Corrupt(
                 f"commit {seq} has format {document['format']!r}",
                 hint="a newer syncd wrote it: update this one",
@@ -224,9 +206,10 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             links=links,
             behind=_whole(document.get("behind", 0), "behind"),
             after=_whole(document["after"], "after") if "after" in document else None,
+            since=_whole(document["since"], "since") if "since" in document else None,
             beside=_flag(document.get("beside", False), "beside"),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
     check_record(record, seq)
     return record
@@ -240,7 +223,14 @@ def _parse_file(item: dict[str, Any], prefix: str) -> FileEntry:
         sha256=_text(item["sha256"], "sha256"),
         mode=_whole(item["mode"], "mode") & 0o777,
         mtime_ns=_whole(item["mtime_ns"], "mtime_ns"),
+        encoding=_text(item.get("encoding", ""), "encoding"),
+        stored=_whole(item.get("stored", 0), "stored"),
     )
+    if entry.encoding not in SUFFIXES:
+        raise Corrupt(
+            f"commit record: {entry.path!r} is encoded by {entry.encoding!r}",
+            hint="a newer syncd wrote it: update this one",
+        )
     if not _SHA256.fullmatch(entry.sha256):
         raise Corrupt(f"commit record: {entry.path!r} has no SHA-256")
     if not entry.key.startswith(f"{prefix}/") or not safe_path(entry.key):
@@ -260,6 +250,8 @@ def check_record(record: CommitRecord, seq: int) -> None:
         raise Corrupt(f"commit {seq} says that it comes after {record.after}, which came later")
     if record.behind >= seq:
         raise Corrupt(f"commit {seq} says that it is behind {record.behind}, which came later")
+    if record.since is not None and not (record.is_claim and 0 < record.since <= seq):
+        raise Corrupt(f"commit {seq} says that {record.since} and what follows was pruned")
     if record.is_claim:
         if record.files or record.links:
             raise Corrupt(f"commit {seq} has files but no checkpoint")
@@ -269,7 +261,7 @@ def check_record(record: CommitRecord, seq: int) -> None:
 
 def _check_paths(record: CommitRecord, seq: int) -> None:
     """Corrupt unless every path stays where it belongs."""
-    if not safe_path(record.checkpoint) or _is_ours(record.checkpoint):
+    if not safe_path(record.checkpoint) or is_ours(record.checkpoint):
         raise Corrupt(f"commit {seq}: path {record.checkpoint!r} leaves the root")
     paths = [entry.path for entry in record.files] + [link.path for link in record.links]
     if not paths:
@@ -277,7 +269,7 @@ def _check_paths(record: CommitRecord, seq: int) -> None:
     lone = paths == [""] and not record.beside
     if record.beside and (
         record.links
-        or any("/" in path or _is_ours(path) for path in paths)
+        or any("/" in path or is_ours(path) for path in paths)
         or record.checkpoint.rpartition("/")[2] not in paths
     ):
         raise Corrupt(f"commit {seq} is no set of files that lie beside each other")
@@ -350,9 +342,16 @@ class Layout:
         """Key of one commit record."""
         return f"{self.commits}{seq:020d}.json"
 
-    def plain(self, path: str) -> str:
-        """Key of a checkpoint's file, by its path under the root: its own name."""
-        return self.checkpoints + path
+    def plain(self, path: str, encoding: str = "") -> str:
+        """Key of a checkpoint's file, by its path under the root: its own name.
+
+        Of a compressed one with the end that tools know it by.
+        """
+        return self.checkpoints + path + SUFFIXES[encoding]
+
+    def plain_of(self, record: CommitRecord, entry: FileEntry) -> str:
+        """The plain key of a file of a commit."""
+        return self.plain(record.below(entry.path), entry.encoding)
 
     def version(self, seq: int, path: str, writer: str = "") -> str:
         """Key for content of commit ``seq`` that cannot lie at its plain key.

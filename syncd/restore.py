@@ -11,15 +11,15 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from syncd.commitlog import CommitLog
+from syncd.commitlog import CommitLog, refuse_locked, removed
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
-from syncd.fetch import BY_RANGES, fetch_ranges, fetch_stream
+from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream
 from syncd.parting import Parting, parting
 from syncd.place import (
     Note,
@@ -90,15 +90,24 @@ class Restorer:
         self._on_begin = on_begin
         self._ranges = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="range")
         self._log = CommitLog(store, layout)
+        self.newest = 0
+        """The highest number of the log, as far as the last look at the commits has shown."""
         self.parting: Parting | None = None
         """Histories that go on side by side, as far as the last look at the commits has shown."""
 
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
+        numbers = self._log.numbers()
+        self.newest = max(numbers, default=0)
         with ThreadPoolExecutor(_READERS) as readers:
-            found = list(self._log.newest_first(claims=True, readers=readers))
+            found = list(self._log.newest_first(numbers, claims=True, readers=readers))
+        broken = [item for item in found if isinstance(item, Corrupt)]
+        if len(broken) == len(found):
+            refuse_locked(broken)
         self.parting = parting(item for item in found if isinstance(item, CommitRecord))
-        return [item for item in found if isinstance(item, Corrupt) or not item.is_claim]
+        commits = [item for item in found if isinstance(item, Corrupt) or not item.is_claim]
+        gone = removed(found, numbers) if self._log.sealed else None
+        return [gone, *commits] if gone else commits
 
     def restore_newest(
         self,
@@ -177,7 +186,7 @@ class Restorer:
     def _has_size(self, record: CommitRecord, entry: FileEntry) -> bool:
         for key in self._keys(record, entry):
             with suppress(Permanent):
-                if self._store.head(key).size == entry.size:
+                if self._store.head(key).size == entry.at_rest:
                     return True
         return False
 
@@ -233,7 +242,7 @@ class Restorer:
         What was put aside is looked for only where the first place does not hold it.
         """
         yield entry.key
-        plain = self._layout.plain(record.below(entry.path))
+        plain = self._layout.plain_of(record, entry)
         if entry.key != plain:
             yield plain
         wanted = (record.seq, plain.removeprefix(self._layout.checkpoints))
@@ -253,13 +262,13 @@ class Restorer:
         try:
             for key in self._keys(record, entry):
                 try:
-                    size, sha256 = self._download(key, fd, entry.size)
+                    size, sha256 = self._download(key, fd, entry)
                 except NotFound:
                     continue
                 except Conflict:
                     reason = "it was replaced while it was read"
                     continue
-                except Permanent as error:
+                except (Permanent, Corrupt) as error:
                     reason = error.message
                     continue
                 if (size, sha256) == (entry.size, entry.sha256):
@@ -275,12 +284,13 @@ class Restorer:
         raise Corrupt(f"{name}: {reason}")
 
     def _fetch_together(
-        self, record: CommitRecord, entries: Sequence[FileEntry], content: Path
+        self, record: CommitRecord, entries: Sequence[FileEntry], folder: Path
     ) -> None:
         """Bring small files, many at a time; what is not as it should be goes its way alone."""
-        wanted = [(entry.key, entry.size + 1) for entry in entries]
-        for entry, found in zip(entries, self._store.read_each(wanted), strict=True):
-            path, name = content / entry.path, entry.path or record.checkpoint
+        wanted = [(entry.key, entry.at_rest + 1) for entry in entries]
+        for entry, answer in zip(entries, self._store.read_each(wanted), strict=True):
+            path, name = folder / entry.path, entry.path or record.checkpoint
+            found = answer if isinstance(answer, SyncdError) else _unpacked(entry, answer)
             if isinstance(found, SyncdError) or not _is_it(entry, found):
                 self.fetch(record, entry, path)
                 continue
@@ -296,10 +306,19 @@ class Restorer:
                 os.close(fd)
             self._on_bytes(entry.key, entry.size)
 
-    def _download(self, key: str, fd: int, limit: int) -> tuple[int, str]:
-        if limit < BY_RANGES:
-            return fetch_stream(self._store, key, fd, limit, self._on_bytes)
-        return fetch_ranges(self._store, key, fd, limit, self._on_bytes, self._ranges)
+    def _download(self, key: str, fd: int, entry: FileEntry) -> tuple[int, str]:
+        if entry.encoding or entry.size < BY_RANGES:
+            return fetch_stream(self._content(key, entry), fd, entry.size)
+        return fetch_ranges(self._store, key, fd, entry.size, self._on_bytes, self._ranges)
+
+    def _content(self, key: str, entry: FileEntry) -> Iterator[bytes]:
+        """What an object holds of a file, in order."""
+        if entry.encoding and entry.stored >= BY_RANGES:
+            info = self._store.head(key)
+            chunks = ahead(self._store, key, info.size, info.version, self._ranges)
+        else:
+            chunks = self._store.read(key)
+        return content(entry, chunks, self._on_bytes)
 
     def verify(self, record: CommitRecord) -> None:
         """Read every object of a commit back and prove it, writing nothing; Corrupt if not."""
@@ -310,11 +329,10 @@ class Restorer:
         for key in self._keys(record, entry):
             digest, size = hashlib.sha256(), 0
             try:
-                for chunk in self._store.read(key):
+                for chunk in self._content(key, entry):
                     digest.update(chunk)
                     size += len(chunk)
-                    self._on_bytes(key, len(chunk))
-            except Permanent:
+            except (Permanent, Corrupt):
                 continue
             if (size, digest.hexdigest()) == (entry.size, entry.sha256):
                 return
@@ -346,6 +364,14 @@ class Restorer:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.companions.append(commit)
+
+
+def _unpacked(entry: FileEntry, answer: bytes) -> bytes | SyncdError:
+    """What a small object holds."""
+    try:
+        return b"".join(content(entry, [answer]))
+    except Corrupt as error:
+        return error
 
 
 def _is_it(entry: FileEntry, content: bytes) -> bool:

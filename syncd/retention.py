@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -190,7 +191,7 @@ class Retention:
         """Objects that exist for a commit: named, or under its own name."""
         keys = {entry.key for entry in record.files}
         for entry in record.files:
-            keys.add(self._layout.plain(record.below(entry.path)))
+            keys.add(self._layout.plain_of(record, entry))
         return keys
 
     def _take_out(self, record: CommitRecord, forever: bool) -> None:
@@ -200,11 +201,30 @@ class Retention:
         not find the number free: a claim takes the record's place.
         """
         self._store.put(self._layout.pruned(record.seq), record.to_json())
-        if forever:
-            claim = replace(record, checkpoint="", profile="claim", files=(), links=(), behind=0)
+        claim = replace(
+            record, checkpoint="", profile="claim", files=(), links=(), behind=0, beside=False
+        )
+        if self._log.sealed:
+            self._sign_off(claim)
+        elif forever:
             self._store.put(self._layout.commit(record.seq), claim.to_json())
         else:
             self._store.delete([self._layout.commit(record.seq)])
+
+    def _sign_off(self, claim: CommitRecord) -> None:
+        """Say with the key that a number was pruned: a gap without that was torn by others.
+
+        One claim stands for all numbers in a row; the first number keeps its own.
+        """
+        before: CommitRecord | None = None
+        if claim.seq > 2:
+            with suppress(NotFound, Corrupt):
+                before = self._log.read(claim.seq - 1)
+        merges = before is not None and before.since is not None
+        since = before.since if before and merges else claim.seq
+        self._store.put(self._layout.commit(claim.seq), replace(claim, since=since).to_json())
+        if before and merges:
+            self._store.delete([self._layout.commit(before.seq)])
 
     def _orphans(self, numbers: list[int], staying: set[int], needed: set[str]) -> set[str]:
         """Versions that no commit names: of attempts that were given up, at numbers long taken.

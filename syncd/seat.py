@@ -7,13 +7,16 @@ put-if-absent each writer has numbers of its own, nobody is fenced, and that is 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
+from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.commitlog import CommitLog, fenced
+from syncd.commitlog import CommitLog, fenced, refuse_locked, rolled_back
 from syncd.errors import Corrupt, Fenced, NotFound
 from syncd.journal import Journal
 from syncd.numbering import next_in_slot
@@ -189,6 +192,8 @@ class Seat:
                 return CommitRecord(seq, "", UNREADABLE, "", "")
 
         found = list(self._readers.map(read, sorted(sizes.keys() - known)))
+        if not any(self._journal.known_commits().values()) and not any(map(_readable, found)):
+            refuse_locked(broken)
         with self._journal.transaction():  # else a death in between trusts what is stale by now
             for record in found:
                 if record:
@@ -210,6 +215,8 @@ class Seat:
         if not vanished:
             return set(known)
         if max(known) not in sizes:
+            if self._log.sealed:
+                raise rolled_back(max(known), max(sizes, default=0))
             vanished = set(known)
         self._journal.drop_commits(vanished)
         left: dict[str, int] = {}
@@ -219,3 +226,20 @@ class Seat:
             if seq in vanished and left.get(series(checkpoint), 0) < seq:
                 self._journal.forget_safe(checkpoint)
         return known.keys() - vanished
+
+
+def _readable(record: CommitRecord | None) -> bool:
+    return record is not None and record.writer != UNREADABLE
+
+
+def newest_seen(journal: Path, store: str) -> int:
+    """The highest number of a commit that a journal knows of a store; 0: it knows of none."""
+    if not journal.exists():
+        return 0
+    with contextlib.suppress(sqlite3.Error):
+        database = sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            ours = database.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
+            if ours == (store,):
+                return int(database.execute("SELECT MAX(seq) FROM commits").fetchone()[0] or 0)
+    return 0

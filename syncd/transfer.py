@@ -7,12 +7,11 @@ read is given back to the page cache, so that the trainer keeps its own.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.errors import (
@@ -25,6 +24,9 @@ from syncd.errors import (
     Transient,
 )
 from syncd.pace import Pace, RateLimit
+from syncd.packing import Packer
+from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
+from syncd.reader import Reader, open_seen
 from syncd.scan import Stat
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
@@ -51,13 +53,16 @@ class Transfer:
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
         halt: threading.Event | None = None,
         uploads: Uploads | None = None,
+        packer: Packer | None = None,
     ) -> None:
         """``on_bytes(key, count)`` hears of every body that the store has taken.
 
         While ``halt`` is set, what is under way stops at its next part, with GaveWay; logs go on.
-        Without ``uploads`` each upload in parts begins anew.
+        Without ``uploads`` each upload in parts begins anew; without ``packer`` nothing is
+        compressed.
         """
         self.uploads = uploads
+        self._packer = packer
         self.store = store
         self.halt = halt or threading.Event()
         self._limit = limit
@@ -80,6 +85,7 @@ class Transfer:
         condition: Condition = None,
         growing: bool = False,
         name: tuple[str, str] = ("", ""),
+        pack: bool = False,
     ) -> tuple[str, ObjectInfo]:
         """Send one file as it was when ``seen``; return its SHA-256 and the object.
 
@@ -87,18 +93,29 @@ class Transfer:
         is made whole or not at all. Of a ``growing`` file, a log, the bytes that were there when
         it was seen are sent, and that more have come since is no fault. Under ``name``, a path
         and a stat, an upload that could not be finished is found by ``resume``.
+
+        Where it is to be packed and gains by it, the object has the key with ``.zst`` at its end.
         """
         halt = None if growing else self.halt
-        with _open(path, seen, growing) as file:
+        with open_seen(path, seen, growing) as file:
             if not self.in_parts(seen.size):
                 data = file.read_exactly(seen.size)
                 sha256 = hashlib.sha256(data).hexdigest()
                 file.check()
+                if pack:
+                    key, data = self._packed(key, data)
                 self._limit.take(len(data), halt)
                 with self.pace.sending(len(data)):
                     info = self.store.put(key, data, condition)
                 self._on_bytes(key, len(data))
                 return sha256, info
+            if pack and self._packer and self._packer.gains(file.sample, seen.size):
+                with self._packer.spooled(self._stoppable(file, key), seen.size) as spool:
+                    if spool:
+                        file.check()
+                        key, seen = key + SUFFIXES[ZSTD], spool.stat
+                        _, info = self.send(spool.path, key, seen, condition, name=name)
+                        return spool.sha256, info
             for _ in range(_VANISHES):
                 file.rewind()
                 flight = self._begin(key, seen.size, name)
@@ -117,12 +134,43 @@ class Transfer:
         The file is read from its beginning: a part that arrived is left out only if what is
         read is, up to its end, what was read when it was sent.
         """
-        with _open(path, seen) as file:
+        with open_seen(path, seen) as file:
+            if encoding_of(begun.key, begun.path):
+                return self._resume_packed(file, begun, seen, condition)
             flight = self.uploads.take_up(begun) if self.uploads else None
             if flight:
                 with suppress(NotFound, OtherBytes):
                     return self._send_parts(file, flight, seen.size, condition, self.halt)
         return None
+
+    def _resume_packed(
+        self, file: Reader, begun: Begun, seen: Stat, condition: Condition
+    ) -> tuple[str, ObjectInfo] | None:
+        """The same, where it is compressed: to the same bytes, or what arrived is of no use."""
+        if self._packer is None:
+            return None
+        with self._packer.spooled(self._stoppable(file, begun.key), seen.size) as spool:
+            if spool is None or spool.stat.size != begun.size:
+                return None
+            file.check()
+            as_it_is = replace(begun, path=begun.key)
+            done = self.resume(spool.path, as_it_is, spool.stat, condition)
+            return (spool.sha256, done[1]) if done else None
+
+    def _stoppable(self, file: Reader, key: str) -> Callable[[int], bytes]:
+        """Reads a file in order until something more urgent waits."""
+
+        def read(count: int) -> bytes:
+            if self.halt.is_set():
+                raise GaveWay(f"{key} was stopped while it was compressed")
+            return file.read_exactly(count)
+
+        return read
+
+    def _packed(self, key: str, data: bytes) -> tuple[str, bytes]:
+        """Key and content of a small object: compressed, where it gains by it."""
+        packed = self._packer.pack(data) if self._packer else None
+        return (key, data) if packed is None else (key + SUFFIXES[ZSTD], packed)
 
     def _begin(self, key: str, size: int, name: tuple[str, str]) -> Flight:
         part = self.part_size(size)
@@ -153,29 +201,37 @@ class Transfer:
         is, and what the store refuses for every file alike.
         """
         for group in _groups(small):
-            read = [_read_small(item) for item in group]
-            bodies = [
-                Body(item.key, found[0], item.condition)
-                for item, found in zip(group, read, strict=True)
-                if not isinstance(found, SyncdError)
-            ]
+            read = [self._read_small(item) for item in group]
+            bodies = [found[0] for found in read if not isinstance(found, SyncdError)]
             total = sum(len(body.data) for body in bodies)
             self._limit.take(total, self.halt)
             if self.halt.is_set():
                 raise GaveWay("stopped between two files")
             with self.pace.sending(total):
                 answers = iter([*self.store.put_each(bodies)])
-            for item, found in zip(group, read, strict=True):
+            for found in read:
                 answer = found if isinstance(found, SyncdError) else next(answers)
                 if isinstance(answer, SyncdError):
                     yield answer
                 elif not isinstance(found, SyncdError):
-                    self._on_bytes(item.key, len(found[0]))
+                    self._on_bytes(found[0].key, len(found[0].data))
                     yield found[1], answer
+
+    def _read_small(self, item: Small) -> tuple[Body, str] | SyncdError:
+        """What is to be put, and the SHA-256 of the file."""
+        try:
+            with open_seen(item.path, item.seen) as file:
+                data = file.read_exactly(item.seen.size)
+                file.check()
+        except SyncdError as error:
+            return error
+        sha256 = hashlib.sha256(data).hexdigest()
+        key, body = self._packed(item.key, data) if item.pack else (item.key, data)
+        return Body(key, body, item.condition), sha256
 
     def _send_parts(
         self,
-        file: _Reader,
+        file: Reader,
         flight: Flight,
         size: int,
         condition: Condition,
@@ -200,7 +256,7 @@ class Transfer:
 
     def _send_missing(
         self,
-        file: _Reader,
+        file: Reader,
         flight: Flight,
         size: int,
         halt: threading.Event | None,
@@ -259,7 +315,7 @@ class Transfer:
         return part
 
 
-def _read_parts(file: _Reader, size: int, part: int) -> Iterator[bytes]:
+def _read_parts(file: Reader, size: int, part: int) -> Iterator[bytes]:
     left = size
     while left:
         count = min(part, left)
@@ -275,6 +331,7 @@ class Small:
     key: str
     seen: Stat
     condition: Condition = None
+    pack: bool = False
 
 
 def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:
@@ -289,97 +346,3 @@ def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:
         size += item.seen.size
     if group:
         yield group
-
-
-def _read_small(item: Small) -> tuple[bytes, str] | SyncdError:
-    try:
-        with _open(item.path, item.seen) as file:
-            data = file.read_exactly(item.seen.size)
-            file.check()
-    except SyncdError as error:
-        return error
-    return data, hashlib.sha256(data).hexdigest()
-
-
-def digest_file(path: Path, seen: Stat) -> str:
-    """SHA-256 of a file; Changed if it is not, or does not stay, what was seen."""
-    digest = hashlib.sha256()
-    with _open(path, seen) as file:
-        left = seen.size
-        while left:
-            data = file.read_exactly(min(MIB, left))
-            digest.update(data)
-            left -= len(data)
-        file.check()
-    return digest.hexdigest()
-
-
-class _Reader:
-    """A file that notices when it is no longer the one that was seen."""
-
-    def __init__(self, fd: int, path: Path, seen: Stat, growing: bool) -> None:
-        self._fd = fd
-        self._path = path
-        self._seen = seen
-        self._growing = growing
-        self._given_back = 0
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._give_back()
-        os.close(self._fd)
-
-    def read_exactly(self, count: int) -> bytes:
-        """The next ``count`` bytes; Changed if the file ends before."""
-        chunks = []
-        while count:
-            try:
-                chunk = os.read(self._fd, count)
-            except OSError as error:
-                raise Permanent(f"{self._path} cannot be read: {error.strerror}") from error
-            if not chunk:
-                raise Changed(f"{self._path} became shorter while it was read")
-            chunks.append(chunk)
-            count -= len(chunk)
-        self._give_back()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def rewind(self) -> None:
-        """Read from the beginning again."""
-        self._given_back = os.lseek(self._fd, 0, os.SEEK_SET)
-
-    def _give_back(self) -> None:
-        if hasattr(os, "posix_fadvise"):
-            position = os.lseek(self._fd, 0, os.SEEK_CUR)
-            os.posix_fadvise(
-                self._fd,
-                self._given_back,
-                position - self._given_back,
-                os.POSIX_FADV_DONTNEED,
-            )
-            self._given_back = position
-
-    def check(self) -> None:
-        """Changed unless the file is still the one that was seen."""
-        if not self._growing and Stat.of(os.fstat(self._fd)) != self._seen:
-            raise Changed(f"{self._path} changed while it was read")
-
-
-def _open(path: Path, seen: Stat, growing: bool = False) -> _Reader:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Changed(f"{path} vanished before it could be read") from None
-    except OSError as error:
-        raise Permanent(
-            f"{path} cannot be read: {error.strerror}", hint="check its permissions"
-        ) from error
-    reader = _Reader(fd, path, seen, growing)
-    try:
-        reader.check()
-    except Changed:
-        os.close(fd)
-        raise
-    return reader

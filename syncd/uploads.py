@@ -17,6 +17,7 @@ from syncd.errors import NotFound, Permanent, StoreError, Transient
 from syncd.journal import Journal
 from syncd.records import Layout
 from syncd.retention import is_forgotten
+from syncd.sealed import SealedUpload
 from syncd.stores.base import Buffer, Condition, ObjectInfo, ObjectStore, PendingUpload, Upload
 from syncd.uploadrows import Arrived, Begun
 
@@ -43,6 +44,8 @@ class Flight:
         self._upload = upload
         self._rows = rows
         self._known = known or {}
+        if isinstance(upload, SealedUpload):
+            upload.part = part
 
     def holds(self, number: int, sha256: str, data: Buffer) -> bool:
         """Whether a part is there. ``sha256`` is that of the file up to its end.
@@ -54,13 +57,20 @@ class Flight:
             return False
         if known.sha256 != sha256:
             raise OtherBytes(f"{self.key}: the file is not the one that was being sent")
+        self._tell(number, sha256)
         return self._upload.holds(number, data)
 
     def send(self, number: int, sha256: str, data: Buffer) -> None:
         """Send a part, and remember that it arrived."""
+        self._tell(number, sha256)
         tag = self._upload.send(number, data)
         if self._rows:
             self._rows.add(Arrived(number, sha256, tag))
+
+    def _tell(self, number: int, sha256: str) -> None:
+        """What is encrypted by its content need not be hashed once more."""
+        if isinstance(self._upload, SealedUpload):
+            self._upload.digests[number] = sha256
 
     def finish(self, condition: Condition) -> ObjectInfo:
         """Make the object. The upload is remembered until somebody remembers the object."""

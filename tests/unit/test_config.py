@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from syncd.config import Environment, Settings, load_settings, parse_bytes
+from syncd.config import Environment, Settings, encrypt_key_in, load_settings, parse_bytes
 from syncd.errors import SettingsError
+from syncd.keys import new_key
 
 
 def load(tmp_path: Path, **environ: str) -> Settings:
@@ -188,3 +189,16 @@ def test_example_explains_every_setting() -> None:
     text = (Path(__file__).parents[2] / ".env.example").read_text()
     missing = [name for name in _Schema().fields if f"{name}=" not in text]
     assert missing == []
+
+
+def test_key_is_given_in_one_way(tmp_path: Path) -> None:
+    new_key(tmp_path / "key")
+    words = (tmp_path / "key").read_text()
+    by_file = load(tmp_path, SYNCD_ENCRYPT_KEY_FILE=str(tmp_path / "key"))
+    assert by_file.encrypt_key == load(tmp_path, SYNCD_ENCRYPT_KEY=words).encrypt_key
+    assert by_file.encrypt_key == encrypt_key_in({"SYNCD_ENCRYPT_KEY": words})
+    assert encrypt_key_in({}) == b""
+    with pytest.raises(SettingsError, match="one of the two"):
+        load(tmp_path, SYNCD_ENCRYPT_KEY=words, SYNCD_ENCRYPT_KEY_FILE=str(tmp_path / "key"))
+    assert words.strip() not in repr(load(tmp_path, SYNCD_ENCRYPT_KEY=words))
+    assert repr(by_file.encrypt_key) not in repr(by_file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.journal import Journal, Sent
+from syncd.journal import Held, Journal, Sent
 from syncd.records import CommitRecord, FileEntry, Layout
 
 LAYOUT = Layout("p")
@@ -29,7 +29,7 @@ def test_remembers_across_lives(tmp_path: Path) -> None:
     assert not second.is_safe("c", "another")
     assert second.digest("c/a", "5:1:1:1") == "0" * 64
     assert second.digest("c/a", "5:2:1:1") is None
-    assert second.object_with(5, "0" * 64) == ENTRY.key
+    assert second.object_with(5, "0" * 64) == Held(ENTRY.key, "0" * 64, "", 5)
 
 
 def test_nobody_else_reads_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,9 +167,9 @@ def test_checkpoint_that_changes_while_it_is_sent_is_not_committed(
     send = machine.publisher._transfer.send
 
     def change_and_send(
-        path: Path, key: str, seen: Stat, condition: Condition, name: tuple[str, str]
+        path: Path, key: str, seen: Stat, condition: Condition, **named: Any
     ) -> object:
-        result = send(path, key, seen, condition, name=name)
+        result = send(path, key, seen, condition, **named)
         machine.write("run/model/b.bin", b"changed in the middle")
         return result
 
@@ -187,12 +188,10 @@ def test_checkpoint_that_fails_by_itself_holds_up_no_other(
     machine.write("good.bin", b"good")
     send = machine.publisher._transfer.send
 
-    def damage(
-        path: Path, key: str, seen: Stat, condition: Condition, name: tuple[str, str]
-    ) -> object:
+    def damage(path: Path, key: str, seen: Stat, condition: Condition, **named: Any) -> object:
         if path.name == "bad.bin":
             raise Corrupt("the content changed on its way")
-        return send(path, key, seen, condition, name=name)
+        return send(path, key, seen, condition, **named)
 
     monkeypatch.setattr(machine.publisher._transfer, "send", damage)
     assert [record.checkpoint for record in machine.commit_all()] == ["good.bin"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from syncd.errors import Corrupt
-from syncd.records import CommitRecord, Layout, member, parse_record
+from syncd.pathrules import member
+from syncd.records import CommitRecord, Layout, parse_record
 
 GOLDEN = Path(__file__).parent / "golden" / "commit-1.json"
 

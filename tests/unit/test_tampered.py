@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from syncd.errors import Corrupt, Permanent
 from syncd.journal import Journal
-from syncd.records import CommitRecord, link_stays_inside, parse_record
+from syncd.pathrules import link_stays_inside
+from syncd.records import CommitRecord, parse_record
 from syncd.restore import Replace
 from tests.workbench import LAYOUT, Machine, restorer
 
