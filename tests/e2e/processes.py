@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 """Seconds after which something that a test waits for will not come any more."""
 
 

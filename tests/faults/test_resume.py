@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.e2e.processes import ROOT
 from tests.servers.s3 import SeaweedFS
 
@@ -26,12 +28,14 @@ def resume(*arguments: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.timed
 def test_a_daemon_that_is_killed_again_and_again_sends_a_file_once(seaweedfs: SeaweedFS) -> None:
     told = resume("--size", "192M", "--rate", "32M", "--after", "36-52")
     assert told["faults"] == []
     assert told["kills"] >= 4
 
 
+@pytest.mark.timed
 def test_no_upload_is_left_after_50_kills(seaweedfs: SeaweedFS) -> None:
     told = resume(
         *("--size", "40M", "--rate", "24M", "--every", "0.3-1.2", "--kills", "50"),
