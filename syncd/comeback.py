@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from syncd.clock import SystemClock
-from syncd.commitlog import rolled_back
 from syncd.config import Settings
 from syncd.detect import Detector
 from syncd.engine import JOURNAL, open_journal, store_identity
@@ -81,9 +80,8 @@ class Comeback:
     def _run(self, root: Path, at: str | None, everything: bool, force: bool) -> int:
         commits = self._restorer.commits()
         if self._settings.encrypt_key:
-            known = newest_seen(self._settings.state_dir / JOURNAL, store_identity(self._settings))
-            if known > self._restorer.newest:
-                raise rolled_back(known, self._restorer.newest)
+            journal = self._settings.state_dir / JOURNAL
+            self._restorer.check_memory(newest_seen(journal, store_identity(self._settings)))
         if self._restorer.parting:
             self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
         chosen = [c for c in commits if at is None or _is(c, at)]
