@@ -75,7 +75,7 @@ class Sealed:
             return replace(info, size=record_size(info.size))
         return replace(info, key=info.key.removesuffix(SUFFIX), size=content_size(info.size))
 
-    def _seal(self, key: str, data: Buffer) -> bytes:
+    def _seal(self, key: str, data: Buffer) -> Buffer:
         if self._is_record(key):
             return self._sealer.seal_record(data, self._role(key))
         return self._sealer.seal(data, self._role(key), self._sealer.fresh(len(data)))
@@ -213,7 +213,7 @@ class SealedUpload:
         self._role = role
         self._size = size
 
-    def _seal(self, number: int, data: Buffer) -> bytes:
+    def _seal(self, number: int, data: Buffer) -> Buffer:
         start = (number - 1) * self.part
         whole = len(data) == self.part and not self.part % PLAIN
         if start + len(data) != self._size and not (whole and start + len(data) < self._size):
