@@ -35,7 +35,7 @@ WORKDIR /workspace/eigen2
 COPY pyproject.toml start_vast.sh ./
 COPY syncd/__init__.py syncd/
 COPY trainer/__init__.py trainer/
-RUN bash start_vast.sh --install s3,gcs,azure,trainer
+RUN bash start_vast.sh --install s3,gcs,azure,zstd,encrypt,trainer
 
 COPY . .
 # Any user may run it: docker run --user 1000

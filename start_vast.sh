@@ -26,7 +26,7 @@ checkpoint back, then runs trainer and syncd until the training ends.
   --drop-in      print a program for the supervisord of Vast.ai's own image, with all other
                  options: > /etc/supervisor/conf.d/eigen2.conf
   --allow-new    with --resume: start a new training although nothing in the bucket is intact
-  --install A,B  only make the environment with these extras (s3, gcs, azure, trainer), then end
+  --install A,B  only make the environment with these extras (s3, gcs, azure, zstd, encrypt, trainer), then end
   -h, --help     this text
   -- ...         all that follows goes to the trainer: see python -m trainer --help
 
@@ -574,6 +574,8 @@ case ${CLOUD_MIRROR-} in
 s3:* | gcs:* | azure:*) extras+=("${CLOUD_MIRROR%%:*}") ;;
 gs:*) extras+=(gcs) ;;
 esac
+if [[ ${SYNCD_COMPRESS:-off} != off ]]; then extras+=(zstd); fi
+if [[ -n ${SYNCD_ENCRYPT_KEY-}${SYNCD_ENCRYPT_KEY_FILE-} ]]; then extras+=(encrypt); fi
 
 report_machine
 step=gpu

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import SystemClock
-from syncd.commitlog import rolled_back
 from syncd.config import Settings
 from syncd.detect import Detector
 from syncd.engine import JOURNAL, open_journal, store_identity
@@ -99,9 +98,8 @@ class Comeback:
     def _run(self, root: Path, request: Request, commits: list[CommitRecord | Corrupt]) -> int:
         at, everything, force = request.at, request.everything, request.force
         if self._settings.encrypt_key:
-            known = newest_seen(self._settings.state_dir / JOURNAL, store_identity(self._settings))
-            if known > self._restorer.newest:
-                raise rolled_back(known, self._restorer.newest)
+            journal = self._settings.state_dir / JOURNAL
+            self._restorer.check_memory(newest_seen(journal, store_identity(self._settings)))
         if self._restorer.parting:
             self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
         chosen = [c for c in commits if at is None or _is(c, at)]

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 
 from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFound
-from syncd.numbering import STEP, draw_slot
+from syncd.numbering import draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
 from syncd.sealed import Sealed
 from syncd.stores.base import IfAbsent, ObjectStore
@@ -127,6 +127,17 @@ class CommitLog:
         """Whether only who has the key can write records that are read here."""
         return isinstance(self._store, Sealed)
 
+    def accounts_for(self, seq: int, numbers: Iterable[int]) -> bool:
+        """Whether a sealed log has this number, or a claim that says that it was pruned."""
+        above = min((number for number in numbers if number >= seq), default=None)
+        if above is None:
+            return False
+        try:
+            record = self.read(above)
+        except (NotFound, Corrupt):
+            return False
+        return above == seq or (record.since is not None and record.since <= seq)
+
     @property
     def fences(self) -> bool:
         """Whether the store refuses a second writer."""
@@ -170,30 +181,35 @@ def refuse_locked(broken: Iterable[Corrupt]) -> None:
 def rolled_back(known: int, found: int) -> NeedsOperator:
     """The error for a log that ends before what this machine has seen of it."""
     return NeedsOperator(
-        f"the commit log was rolled back: this machine has seen commit {known}, and it ends with "
-        f"{found}",
+        f"the commit log was rolled back: this machine has seen commit {known}, which is gone; "
+        f"it ends with {found}",
         hint="somebody deleted commits: look into it. If it was you, on purpose, delete "
         "journal.sqlite in SYNCD_STATE_DIR",
     )
 
 
-def removed(records: Iterable[CommitRecord | Corrupt], numbers: Sequence[int]) -> Corrupt | None:
+def removed(records: Iterable[CommitRecord | Corrupt], numbers: Iterable[int]) -> Corrupt | None:
     """What is wrong with a sealed log that lacks records which nobody with the key has pruned.
 
     Where writers have numbers of their own there are gaps anyway, and nothing can be said.
     """
-    head = max(numbers, default=0)
-    if head >= STEP:
+    sound = [record for record in records if isinstance(record, CommitRecord)]
+    if any(record.after is not None for record in sound):
         return None
-    missing = set(range(1, head)) - set(numbers)
-    for record in records:
-        if isinstance(record, CommitRecord) and record.since is not None:
-            missing -= set(range(record.since, record.seq))
+    head = max((record.seq for record in sound), default=0)
+    there = [(record.since or record.seq, record.seq) for record in sound]
+    there += [(seq, seq) for seq in numbers if seq < head]  # unreadable ones are named by others
+    expected, missing, spans = 1, 0, []
+    for first, last in sorted(there):
+        if first > expected:
+            missing += first - expected
+            spans.append(f"{expected}" if first == expected + 1 else f"{expected} to {first - 1}")
+        expected = max(expected, last + 1)
     if not missing:
         return None
-    some = ", ".join(str(seq) for seq in sorted(missing)[:5]) + (", …" if len(missing) > 5 else "")
+    some = ", ".join(spans[:5]) + (", …" if len(spans) > 5 else "")
     return Corrupt(
-        f"{len(missing)} commits were removed, and by nobody who has the key: {some}",
+        f"{missing} commits were removed, and by nobody who has the key: {some}",
         hint="look into who else can write to the bucket",
     )
 

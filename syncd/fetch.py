@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 
-from syncd.errors import Transient
+from syncd.errors import Corrupt, Transient
 from syncd.packing import unpack
 from syncd.records import FileEntry
 from syncd.stores.base import ObjectStore
@@ -37,6 +37,16 @@ def content(
             yield chunk
 
     return unpack(heard(), entry.size) if entry.encoding else heard()
+
+
+def proven(entry: FileEntry, stored: bytes) -> bytes | None:
+    """What a small object holds of a file, if that is what the commit says."""
+    try:
+        found = b"".join(content(entry, [stored]))
+    except Corrupt:
+        return None
+    right = len(found) == entry.size and hashlib.sha256(found).hexdigest() == entry.sha256
+    return found if right else None
 
 
 def fetch_stream(chunks: Iterable[bytes], fd: int, limit: int) -> tuple[int, str]:

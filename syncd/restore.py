@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from syncd.commitlog import CommitLog, refuse_locked, removed
+from syncd.commitlog import CommitLog, refuse_locked, removed, rolled_back
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
-from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream
+from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream, proven
 from syncd.parting import Parting, parting
 from syncd.place import (
     Note,
@@ -90,15 +90,13 @@ class Restorer:
         self._on_begin = on_begin
         self._ranges = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="range")
         self._log = CommitLog(store, layout)
-        self.newest = 0
-        """The highest number of the log, as far as the last look at the commits has shown."""
+        self._numbers: list[int] = []
         self.parting: Parting | None = None
         """Histories that go on side by side, as far as the last look at the commits has shown."""
 
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
-        numbers = self._log.numbers()
-        self.newest = max(numbers, default=0)
+        numbers = self._numbers = self._log.numbers()
         with ThreadPoolExecutor(_READERS) as readers:
             found = list(self._log.newest_first(numbers, claims=True, readers=readers))
         broken = [item for item in found if isinstance(item, Corrupt)]
@@ -108,6 +106,14 @@ class Restorer:
         commits = [item for item in found if isinstance(item, Corrupt) or not item.is_claim]
         gone = removed(found, numbers) if self._log.sealed else None
         return [gone, *commits] if gone else commits
+
+    def check_memory(self, seen: int) -> None:
+        """NeedsOperator if the log lacks a commit that this machine has seen, and nobody says why.
+
+        Only of a sealed log that can be said; it is asked after :meth:`commits`.
+        """
+        if seen and self._log.sealed and not self._log.accounts_for(seen, self._numbers):
+            raise rolled_back(seen, max(self._numbers, default=0))
 
     def restore_newest(
         self,
@@ -290,8 +296,8 @@ class Restorer:
         wanted = [(entry.key, entry.at_rest + 1) for entry in entries]
         for entry, answer in zip(entries, self._store.read_each(wanted), strict=True):
             path, name = folder / entry.path, entry.path or record.checkpoint
-            found = answer if isinstance(answer, SyncdError) else _unpacked(entry, answer)
-            if isinstance(found, SyncdError) or not _is_it(entry, found):
+            found = None if isinstance(answer, SyncdError) else proven(entry, answer)
+            if found is None:
                 self.fetch(record, entry, path)
                 continue
             with nameable(name):
@@ -364,18 +370,6 @@ class Restorer:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.companions.append(commit)
-
-
-def _unpacked(entry: FileEntry, answer: bytes) -> bytes | SyncdError:
-    """What a small object holds."""
-    try:
-        return b"".join(content(entry, [answer]))
-    except Corrupt as error:
-        return error
-
-
-def _is_it(entry: FileEntry, content: bytes) -> bool:
-    return len(content) == entry.size and hashlib.sha256(content).hexdigest() == entry.sha256
 
 
 def _finish(fd: int, entry: FileEntry, name: str) -> None:

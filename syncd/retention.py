@@ -204,22 +204,21 @@ class Retention:
         claim = replace(
             record, checkpoint="", profile="claim", files=(), links=(), behind=0, beside=False
         )
-        if self._log.sealed:
-            self._sign_off(claim)
-        elif forever:
+        if forever:
             self._store.put(self._layout.commit(record.seq), claim.to_json())
+        elif self._log.sealed:
+            self._sign_off(claim)
         else:
             self._store.delete([self._layout.commit(record.seq)])
 
     def _sign_off(self, claim: CommitRecord) -> None:
         """Say with the key that a number was pruned: a gap without that was torn by others.
 
-        One claim stands for all numbers in a row; the first number keeps its own.
+        One claim stands for all numbers in a row. Those that must stay taken have their own.
         """
         before: CommitRecord | None = None
-        if claim.seq > 2:
-            with suppress(NotFound, Corrupt):
-                before = self._log.read(claim.seq - 1)
+        with suppress(NotFound, Corrupt):
+            before = self._log.read(claim.seq - 1)
         merges = before is not None and before.since is not None
         since = before.since if before and merges else claim.seq
         self._store.put(self._layout.commit(claim.seq), replace(claim, since=since).to_json())

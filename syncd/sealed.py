@@ -75,7 +75,7 @@ class Sealed:
             return replace(info, size=record_size(info.size))
         return replace(info, key=info.key.removesuffix(SUFFIX), size=content_size(info.size))
 
-    def _seal(self, key: str, data: Buffer) -> bytes:
+    def _seal(self, key: str, data: Buffer) -> Buffer:
         if self._is_record(key):
             return self._sealer.seal_record(data, self._role(key))
         return self._sealer.seal(data, self._role(key), self._sealer.fresh(len(data)))
@@ -208,12 +208,13 @@ class SealedUpload:
         """Bytes of each part but the last; needed for more than one."""
         self.digests: dict[int, str] = {}
         """Of parts, by their numbers: whatever is another one for any other content."""
+        self._rooms: list[bytearray] = []
         self._upload = upload
         self._sealer = sealer
         self._role = role
         self._size = size
 
-    def _seal(self, number: int, data: Buffer) -> bytes:
+    def _seal(self, number: int, data: Buffer) -> bytearray:
         start = (number - 1) * self.part
         whole = len(data) == self.part and not self.part % PLAIN
         if start + len(data) != self._size and not (whole and start + len(data) < self._size):
@@ -221,15 +222,26 @@ class SealedUpload:
         name = f"{self.key} {self.id}"
         known = self.digests.get(number) or digest(data)
         place = self._sealer.part_of(name, known, start // PLAIN, self._size)
-        return self._sealer.seal(data, self._role, place)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = None
+        return self._sealer.seal(data, self._role, place, room)
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
-        return self._upload.send(number, self._seal(number, data))
+        sealed = self._seal(number, data)
+        tag = self._upload.send(number, sealed)
+        self._rooms.append(sealed)  # not after a failure: who knows who still reads it
+        return tag
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload."""
-        return self._upload.holds(number, self._seal(number, data))
+        sealed = self._seal(number, data)
+        there = self._upload.holds(number, sealed)
+        if there:
+            self._rooms.append(sealed)
+        return there
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""

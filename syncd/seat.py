@@ -215,8 +215,9 @@ class Seat:
         if not vanished:
             return set(known)
         if max(known) not in sizes:
-            if self._log.sealed:
-                raise rolled_back(max(known), max(sizes, default=0))
+            seen = max((seq for seq, size in known.items() if size), default=0)
+            if self._log.sealed and seen and not self._log.accounts_for(seen, sizes):
+                raise rolled_back(seen, max(sizes, default=0))
             vanished = set(known)
         self._journal.drop_commits(vanished)
         left: dict[str, int] = {}
@@ -241,5 +242,6 @@ def newest_seen(journal: Path, store: str) -> int:
         with contextlib.closing(database):
             ours = database.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
             if ours == (store,):
-                return int(database.execute("SELECT MAX(seq) FROM commits").fetchone()[0] or 0)
+                sql = "SELECT MAX(seq) FROM commits WHERE writer != ?"
+                return int(database.execute(sql, (UNREADABLE,)).fetchone()[0] or 0)
     return 0

@@ -84,7 +84,7 @@ def test_a_whole_life(build: Build, bucket: Bucket, tmp_path: Path, ways: str) -
             {
                 "state.json": json.dumps({"generation": generation, "x": [0] * 500}).encode(),
                 "agents/agent 00.bin": elite,
-                "table.csv": text(20_000_000),
+                "table.csv": text(12_000_000),
                 "noise=50%+ü.bin": SECRET + os.urandom(9_000_000),
             },
         )
@@ -136,7 +136,7 @@ def test_upload_that_was_killed_goes_on_where_it_was(
         "key": {"SYNCD_ENCRYPT_KEY_FILE": fresh_key(tmp_path)},
     }[way]
     one = build("one", **settings, SYNCD_BWLIMIT="10M", SYNCD_CONCURRENCY="1")
-    one.write_checkpoint("run/gen-000005", {"w.bin": text(90 * MIB)})
+    one.write_checkpoint("run/gen-000005", {"w.bin": text(60 * MIB)})
     one.start()
     wait_until(lambda: parts_sent(one) >= 2, one.log())
     one.kill()

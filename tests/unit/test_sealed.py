@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncd.clock import SystemClock
-from syncd.errors import Corrupt, NeedsOperator, Permanent
+from syncd.errors import Corrupt, Fenced, NeedsOperator, Permanent
 from syncd.records import CommitRecord
 from syncd.restore import Restorer
 from syncd.retention import Retention
@@ -159,12 +159,45 @@ def test_machine_that_has_seen_more_refuses_a_log_that_was_rolled_back(
 ) -> None:
     (tmp_path / "bucket" / LAYOUT.commit(3)).unlink()
     save(machine, 20)
-    with pytest.raises(NeedsOperator, match="has seen commit 3, and it ends with 2"):
+    with pytest.raises(NeedsOperator, match="has seen commit 3, which is gone; it ends with 2"):
         machine.commit_all()
     with pytest.raises(NeedsOperator, match="rolled back"):
         machine_at(tmp_path).start()
     fresh = machine_at(tmp_path, "fresh").start()  # without a memory nobody can tell
     assert fresh.publisher.recovery_point()
+
+
+def test_rubbish_in_the_place_of_the_newest_hides_no_roll_back(
+    machine: Machine, tmp_path: Path
+) -> None:
+    log = tmp_path / "bucket" / LAYOUT.commits
+    (log / f"{3:020}.json").unlink()
+    (log / f"{10**18:020}.json").write_text("rubbish")
+    back = restorer(tmp_path / "bucket")
+    commits = back.commits()
+    assert [c.seq for c in commits if isinstance(c, CommitRecord)] == [2, 1]
+    with pytest.raises(NeedsOperator, match="rolled back"):
+        back.check_memory(3)
+    with pytest.raises(NeedsOperator, match="rolled back"):
+        machine_at(tmp_path).start()
+
+
+def test_machine_that_slept_while_what_it_knew_was_pruned_is_fenced_and_no_more(
+    machine: Machine, tmp_path: Path
+) -> None:
+    bucket = tmp_path / "bucket"
+    other = Machine(tmp_path / "other", bucket, "writer-b", store=sealed(bucket)).start()
+    for number in range(20, 50, 5):
+        save(other, number)
+        other.commit_all()
+        Retention(sealed(tmp_path / "bucket"), LAYOUT, SystemClock()).prune(2)
+    back = restorer(tmp_path / "bucket")
+    assert not [c for c in back.commits() if isinstance(c, Corrupt)]
+    back.check_memory(3)
+    save(machine, 50)
+    with pytest.raises(Fenced):
+        machine.commit_all()
+    assert machine_at(tmp_path).start().publisher.took_over
 
 
 @pytest.mark.parametrize("key", [None, bytes(reversed(range(32)))], ids=["none", "another"])

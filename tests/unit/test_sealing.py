@@ -32,7 +32,7 @@ EDGES = [0, 1, PLAIN - 1, PLAIN, PLAIN + 1, 2 * PLAIN, 2 * PLAIN + 1]
 
 
 def seal(data: bytes, role: str = ROLE) -> bytes:
-    return SEALER.seal(data, role, SEALER.fresh(len(data)))
+    return bytes(SEALER.seal(data, role, SEALER.fresh(len(data))))
 
 
 def opened(stored: bytes, role: str = ROLE, sealer: Sealer = SEALER) -> bytes:
@@ -159,7 +159,7 @@ def test_parts_of_one_upload_make_one_object() -> None:
     total = len(THREE)
     first = SEALER.part_of("upload", "a", 0, total)
     rest = SEALER.part_of("upload", "b", 1, total)
-    stored = SEALER.seal(THREE[:PLAIN], ROLE, first) + SEALER.seal(THREE[PLAIN:], ROLE, rest)
+    stored = bytes(SEALER.seal(THREE[:PLAIN], ROLE, first) + SEALER.seal(THREE[PLAIN:], ROLE, rest))
     assert opened(stored) == THREE
 
 
