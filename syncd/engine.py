@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import threading
@@ -17,6 +18,7 @@ from syncd.commit import Publisher
 from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
 from syncd.health import Health, Waiting
+from syncd.joint import JointPublisher
 from syncd.journal import Journal
 from syncd.logs import LogShipper
 from syncd.pace import RateLimit
@@ -46,6 +48,9 @@ _SETTLE_JOURNAL = 5.0
 
 _SWEEPS = 10.0
 """Seconds that a flush by hand gives to the search for forgotten uploads."""
+
+_OTHERS = 15.0
+"""Seconds that a flush by hand waits for the parts of other machines."""
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
@@ -169,6 +174,7 @@ class Engine:
             snapshots,
             self.layout,
             settings.keep_every,
+            settings.rank,
         )
         self.logs = LogShipper(
             settings.log_dir,
@@ -201,16 +207,7 @@ class Engine:
         transfer = self.transfer = Transfer(
             store, settings.concurrency, self.limit, self.health.sent, self._halt, self.uploads
         )
-        publisher = Publisher(
-            settings.checkpoint_dir,
-            store,
-            self.journal,
-            self.layout,
-            transfer,
-            self.clock,
-            self._writer,
-            home_of(settings.state_dir),
-        )
+        publisher = self._publisher(store, transfer, settings)
         for broken in publisher.join_log():
             log.error("%s", broken.explain())
         point = publisher.recovery_point()
@@ -222,6 +219,13 @@ class Engine:
             mark_begun(store, self.layout)
         publisher.refresh()
         self.publisher = publisher
+
+    def _publisher(self, store: Resilient, transfer: Transfer, settings: Settings) -> Publisher:
+        root, home = settings.checkpoint_dir, home_of(settings.state_dir)
+        args = store, self.journal, self.layout, transfer, self.clock, self._writer, home
+        if settings.rank is None:
+            return Publisher(root, *args)
+        return JointPublisher(root, *args, rank=settings.rank, world=settings.world)
 
     def _limit(self) -> float | None:
         """When retries end: at once for what has to give way to something more urgent."""
@@ -308,6 +312,8 @@ class Engine:
             self.pipeline.flush(self.publisher, give_up, 0.0, self._ends, True, look)
             shipped = self.logs.ship(self.transfer, give_up, flush=True)
             patience = _SETTLES * self.settings.settle + 1.0
+            if self.settings.rank is not None:  # the others may need as long as there is time
+                patience = _OTHERS if self._ends() is None else math.inf
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
             if self._ends() is None and not give_up():
                 self._mind_uploads(idle=True)
@@ -333,7 +339,7 @@ class Engine:
         try:
             if settings.keep_last_local is not None:
                 self._retain_local(settings.keep_last_local)
-            if settings.keep_last is not None and self.store:
+            if settings.keep_last is not None and self.store and not settings.rank:
                 ours = {upload.id for upload in self.journal.uploads()}
                 retention = Retention(self.store, self.layout, self.clock, ours)
                 pruned = retention.prune(settings.keep_last, every=settings.keep_every)

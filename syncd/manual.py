@@ -362,10 +362,11 @@ def restore(
     everything: bool,
     force: bool,
     retry_for: float,
+    own: bool = False,
 ) -> int:
     """Bring back what the table of the README says."""
     if not settings.copies:
         _say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
     fallback = Fallback(settings, _reading, _say)
-    return fallback.run(Request(to, at, everything, force), retry_for)
+    return fallback.run(Request(to, at, everything, force, own), retry_for)

@@ -67,10 +67,8 @@ class CommitRecord:
     """
 
     beside: bool = False
-    """Whether the files lie in one folder with others, and are named relative to that folder.
-
-    ``checkpoint`` is then the path of the one that gives the checkpoint its name.
-    """
+    """Whether the files lie in one folder with others, ``checkpoint`` among them, and are named
+    relative to that folder."""
 
     def below(self, path: str) -> str:
         """A member's path under the root."""
@@ -78,6 +76,9 @@ class CommitRecord:
 
     after: int | None = None
     """The highest number that its writer knew, where writers cannot be fenced; else None."""
+
+    ranks: tuple[int, ...] = ()
+    """How many of ``files`` each machine sent, in this order, where there are several."""
 
     @property
     def rank(self) -> tuple[int, bool, int, int]:
@@ -118,6 +119,8 @@ class CommitRecord:
             document["after"] = self.after
         if self.beside:
             document["beside"] = True
+        if self.ranks:
+            document["ranks"] = list(self.ranks)
         text = json.dumps(document, indent=1, ensure_ascii=False)
         if self.files:  # the encoder that indents is not written in C: one call for each string
             files = ",".join(_indented(entry) for entry in self.files)
@@ -225,6 +228,7 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             behind=_whole(document.get("behind", 0), "behind"),
             after=_whole(document["after"], "after") if "after" in document else None,
             beside=_flag(document.get("beside", False), "beside"),
+            ranks=tuple(_whole(count, "ranks") for count in document.get("ranks", ())),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
@@ -256,6 +260,8 @@ def check_record(record: CommitRecord, seq: int) -> None:
         raise Corrupt(f"commit {seq}: {record.committed_at!r} is no time") from None
     if record.seq != seq:
         raise Corrupt(f"commit {seq} says that it is {record.seq}")
+    if record.ranks and sum(record.ranks) != len(record.files):
+        raise Corrupt(f"commit {seq} does not say which machine sent which file")
     if record.after is not None and record.after >= seq:
         raise Corrupt(f"commit {seq} says that it comes after {record.after}, which came later")
     if record.behind >= seq:

@@ -20,6 +20,7 @@ from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt
 from syncd.numbering import STEP
+from syncd.parts import all_parts, all_ranks
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.stores.base import ObjectStore, PendingUpload
@@ -158,6 +159,7 @@ class Retention:
         for record in interrupted:
             objects |= set(self._keys(record)) - needed
         objects |= self._orphans(numbers, {record.seq for record in staying}, needed)
+        objects |= self._forgotten_parts()
         uploads = [
             upload
             for upload in self._store.pending_uploads(f"{self._layout.prefix}/")
@@ -191,10 +193,18 @@ class Retention:
         """
         self._store.put(self._layout.pruned(record.seq), record.to_json())
         if forever:
-            claim = replace(record, checkpoint="", profile="claim", files=(), links=(), behind=0)
+            claim = replace(
+                record, checkpoint="", profile="claim", files=(), links=(), behind=0, ranks=()
+            )
             self._store.put(self._layout.commit(record.seq), claim.to_json())
         else:
             self._store.delete([self._layout.commit(record.seq)])
+
+    def _forgotten_parts(self) -> set[str]:
+        """Parts of machines that the others' never joined, with what they name after a day."""
+        latest = self._clock.now() - UPLOAD_GRACE
+        parts = self._store.list(all_parts(self._layout))
+        return {info.key for info in parts if info.modified < latest}
 
     def _orphans(self, numbers: list[int], staying: set[int], needed: set[str]) -> set[str]:
         """Versions that no commit names: of attempts that were given up, at numbers long taken.
@@ -203,7 +213,8 @@ class Retention:
         them may still be about to name what it has sent: that stays for a day.
         """
         head = max(numbers, default=0)
-        latest = self._clock.now() - (UPLOAD_GRACE if head >= STEP else -UPLOAD_GRACE)
+        several = head >= STEP or any(True for _ in self._store.list(all_ranks(self._layout)))
+        latest = self._clock.now() - (UPLOAD_GRACE if several else -UPLOAD_GRACE)
         orphans = set()
         for info in self._store.list(self._layout.versions):
             number = info.key.removeprefix(self._layout.versions)[:20]
