@@ -67,8 +67,7 @@ class CommitRecord:
     """
 
     beside: bool = False
-    """Whether the files lie in one folder with others, ``checkpoint`` among them, and are named
-    relative to that folder."""
+    """Whether its files, ``checkpoint`` among them, are named relative to the folder of that."""
 
     def below(self, path: str) -> str:
         """A member's path under the root."""
@@ -117,10 +116,8 @@ class CommitRecord:
             document["behind"] = self.behind
         if self.after is not None:
             document["after"] = self.after
-        if self.beside:
-            document["beside"] = True
-        if self.ranks:
-            document["ranks"] = list(self.ranks)
+        document |= {"beside": True} if self.beside else {}
+        document |= {"ranks": list(self.ranks)} if self.ranks else {}
         text = json.dumps(document, indent=1, ensure_ascii=False)
         if self.files:  # the encoder that indents is not written in C: one call for each string
             files = ",".join(_indented(entry) for entry in self.files)
