@@ -105,9 +105,14 @@ class Backlog:
             entry.unit, entry.profile, entry.again = unit, verdict.profile, None
         self._put(unit, entry)
 
-    def blocked(self, unit: Unit, reason: str, retry: float | None = None) -> None:
-        """A checkpoint cannot be committed; ``retry`` is the time when it is tried again."""
-        self._put(unit, _Entry(unit.size, unit.tracker, reason, retry=retry))
+    def blocked(
+        self, unit: Unit, reason: str, retry: float | None = None, again: float | None = None
+    ) -> None:
+        """A checkpoint cannot be committed; ``retry`` is the time when it is tried again.
+
+        ``again`` is one that a flush waits for as well.
+        """
+        self._put(unit, _Entry(unit.size, unit.tracker, reason, again=again, retry=retry))
 
     def _put(self, unit: Unit, entry: _Entry) -> None:
         self.drop(unit.path)

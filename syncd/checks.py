@@ -20,8 +20,8 @@ from rich.markup import escape
 from syncd.clock import SystemClock
 from syncd.commitlog import CommitLog, refuse_locked
 from syncd.config import Settings
-from syncd.engine import open_resilient
 from syncd.errors import Corrupt, NeedsOperator, NotFound, Refused, StoreError, SyncdError
+from syncd.opening import open_resilient
 from syncd.packing import packer_for
 from syncd.parting import HINT, parting
 from syncd.probe import probe

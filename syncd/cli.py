@@ -130,6 +130,9 @@ def _settings(mirror: bool) -> Settings:
 @click.option("--at", metavar="NAME", help="This checkpoint, or #SEQ for one commit.")
 @click.option("--all", "everything", is_flag=True, help="Every checkpoint in the store.")
 @click.option("--force", is_flag=True, help="Replace what is there.")
+@click.option(
+    "--own", is_flag=True, help="Only what this machine (SYNCD_RANK) had sent, and machine 0."
+)
 @_mirror
 @click.option(
     "--retry-for",
@@ -142,7 +145,13 @@ def _settings(mirror: bool) -> Settings:
     help="Give up on a store that cannot be reached after so long.",
 )
 def restore(
-    to: Path | None, at: str | None, everything: bool, force: bool, mirror: bool, retry_for: float
+    to: Path | None,
+    at: str | None,
+    everything: bool,
+    force: bool,
+    own: bool,
+    mirror: bool,
+    retry_for: float,
 ) -> None:
     """Bring back the newest complete checkpoint, proven byte for byte.
 
@@ -153,7 +162,7 @@ def restore(
     """
     from syncd import manual
 
-    sys.exit(manual.restore(_settings(mirror), to, at, everything, force, retry_for))
+    sys.exit(manual.restore(_settings(mirror), to, at, everything, force, retry_for, own))
 
 
 @cli.command()

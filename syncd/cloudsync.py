@@ -20,8 +20,8 @@ from typing import TypeVar
 
 from syncd.clock import SystemClock
 from syncd.config import Environment, Settings, encrypt_key_in, load_settings
-from syncd.engine import open_resilient
 from syncd.errors import SettingsError, SyncdError
+from syncd.opening import open_resilient
 from syncd.pace import RateLimit
 from syncd.pathrules import safe_path
 from syncd.scan import Stat, files_below

@@ -11,16 +11,17 @@ from pathlib import Path
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
-from syncd.engine import JOURNAL, open_journal, store_identity
 from syncd.errors import Changed, Corrupt, Permanent
 from syncd.journal import Journal
 from syncd.lock import AlreadyRunning, lock_state
-from syncd.place import alone, clear_staging
-from syncd.profiles import Unit, units
+from syncd.opening import JOURNAL, open_journal, store_identity
+from syncd.parts import of_rank
+from syncd.place import alone, clear_staging, keep
+from syncd.profiles import COMPANION, Unit, units
 from syncd.reader import digest_file
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
-from syncd.retention import series
+from syncd.retention import series, step_of
 from syncd.scan import Stat, scan
 from syncd.seat import newest_seen
 from syncd.transfer import Transfer
@@ -48,6 +49,8 @@ class Request:
     at: str | None = None
     everything: bool = False
     force: bool = False
+    own: bool = False
+    """Only what this machine had sent, and the first one, where several save together."""
 
     @property
     def is_plain(self) -> bool:
@@ -110,6 +113,11 @@ class Comeback:
             return _UNREACHABLE
         if not commits:
             return self._without_commits(root, force)
+        rank = self._settings.rank
+        if rank is not None:
+            chosen = [c if isinstance(c, Corrupt) else _for_rank(c, rank, request) for c in chosen]
+            if request.is_plain:
+                return self._together(root, chosen, force)
         newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
         local = newest_local(self._settings, root)
         if local and at is None and not everything:
@@ -120,6 +128,33 @@ class Comeback:
         results = self._restore(chosen, root, everything, replace)
         self._remember(root, results)
         return self._report(results, root)
+
+    def _together(self, root: Path, commits: list[CommitRecord | Corrupt], force: bool) -> int:
+        """All machines go on from one commit: what lies on one disk alone counts for nothing."""
+        newest = next((c for c in commits if isinstance(c, CommitRecord) and not _small(c)), None)
+        if newest and not force and _on_disk(root, newest):
+            self._say(f"syncd: {newest.checkpoint} is on disk as committed; going on from it")
+            self._put_aside(root, newest, commits)
+            return _OK
+        results = self._restore(commits, root, False, Replace.DROP if force else Replace.KEEP)
+        self._remember(root, results)
+        if results[0].record:
+            self._put_aside(root, results[0].record, commits)
+        return self._report(results, root)
+
+    def _put_aside(
+        self, root: Path, record: CommitRecord, commits: list[CommitRecord | Corrupt]
+    ) -> None:
+        """Later steps that were never committed: other machines may not have them at all."""
+        known = {c.checkpoint for c in commits if isinstance(c, CommitRecord)}
+        tree = scan(root, self._settings.exclude)
+        for unit in list(units(tree)) if tree else ():
+            later = step_of(unit.path) > step_of(record.checkpoint)
+            if unit.companion or not later or unit.path in known:
+                continue
+            if series(unit.path) == series(record.checkpoint):
+                place = keep(root / unit.path, root / unit.path)
+                self._say(f"syncd: {unit.path} was never committed: put aside as {place}")
 
     def _restore(
         self,
@@ -281,6 +316,14 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
+
+
+def _small(record: CommitRecord) -> bool:
+    return record.profile == COMPANION.name
+
+
+def _for_rank(record: CommitRecord, rank: int, request: Request) -> CommitRecord:
+    return of_rank(record, rank) if request.own else record
 
 
 def newest_local(settings: Settings, root: Path) -> Unit | None:

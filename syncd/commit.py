@@ -74,9 +74,13 @@ class Publisher:
         self._planner = Planner(root, journal, layout, digest_file)
         self._began: dict[int, float] = {}
         self.log = CommitLog(store, layout)
-        self._seat = Seat(self.log, journal, layout, clock, writer, home, transfer.files)
+        self._seat = self._take_seat(home)
         self._names = PlainNames(store, journal, layout, clock, self._seat.look)
         self._seat.on_learnt = self._names.find_stale
+
+    def _take_seat(self, home: str) -> Seat:
+        args = self.log, self._journal, self._layout, self._clock, self._writer, home
+        return Seat(*args, self._transfer.files)
 
     def join_log(self) -> list[Corrupt]:
         """Take the place of the log's last writer; the records that cannot be read."""
@@ -115,10 +119,42 @@ class Publisher:
             raise GaveWay("something more urgent waits")
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._seat.next_number()
-        publication = f"{self._writer}.{next(_ATTEMPTS)}"
         leans_on = base if base and self._seat.leans(base) else None
+        entries, links = self._bring(unit, leans_on, seq, give_way, taken, self.log.fences)
+        if base and _digests(base.files) == _digests(entries) and set(base.links) == set(links):
+            self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
+            return None
+        record = CommitRecord(
+            seq,
+            unit.path,
+            self._writer,
+            self._seat.now(),
+            profile,
+            entries,
+            links,
+            behind,
+            unit.beside,
+        )
+        record = self._seat.append(record)
+        self._began[record.seq] = began
+        self._journal.mark_safe(unit.path, unit.signature, record.seq, unit.changed)
+        self._names.mark_stale(record, base)
+        self.refresh()
+        return record
+
+    def _bring(
+        self,
+        unit: Unit,
+        leans_on: CommitRecord | None,
+        seq: int,
+        give_way: Callable[[], bool],
+        taken: Snapshot | None,
+        plain: bool,
+    ) -> tuple[tuple[FileEntry, ...], tuple[LinkEntry, ...]]:
+        """Have all files in the store, unchanged; ``plain``: at their own names where free."""
+        publication = f"{self._writer}.{next(_ATTEMPTS)}"
         steps = list(self._planner.plan(unit, leans_on, seq, publication, taken))
-        if not self.log.fences:  # no name is safe that another writer has too
+        if not plain:  # no name is safe that another writer has too
             steps = [replace(step, plain_free=False) for step in steps]
         together, alone = self._sorted(steps)
         send = self._transfer.files.submit
@@ -152,26 +188,7 @@ class Publisher:
             (unit.below(step.path), step.stat.text(), entry.sha256)
             for step, entry in zip(steps, entries, strict=True)
         )
-        if base and _content(base) == (_digests(entries), set(links)):
-            self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
-            return None
-        record = CommitRecord(
-            seq,
-            unit.path,
-            self._writer,
-            self._seat.now(),
-            profile,
-            tuple(entries),
-            links,
-            behind,
-            unit.beside,
-        )
-        record = self._seat.append(record)
-        self._began[seq] = began
-        self._journal.mark_safe(unit.path, unit.signature, seq, unit.changed)
-        self._names.mark_stale(record, base)
-        self.refresh()
-        return record
+        return entries, links
 
     @staticmethod
     def _await(jobs: list[Future[Any]], give_way: Callable[[], bool]) -> None:
@@ -382,7 +399,3 @@ def _entry(step: Step, held: Held) -> FileEntry:
 
 def _digests(entries: Iterable[FileEntry]) -> set[tuple[str, int, str]]:
     return {(entry.path, entry.size, entry.sha256) for entry in entries}
-
-
-def _content(record: CommitRecord) -> tuple[set[tuple[str, int, str]], set[LinkEntry]]:
-    return _digests(record.files), set(record.links)

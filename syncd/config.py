@@ -77,6 +77,10 @@ class Settings:
 
     hook: str = field(default="", repr=False)
     resume_from: str = "local"
+    rank: int | None = None
+    world: int = 1
+    """Which of how many machines this is that save together; None: it saves alone."""
+
     is_mirror: bool = False
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """The merged environment, for the stores to take their credentials from."""
@@ -251,6 +255,8 @@ def _key_file(text: str) -> bytes:
 
 _SECONDS = Range(min=0, error="must be zero or more seconds")
 _COUNT = Range(min=1, error="must be 1 or more; leave it unset to keep all")
+_RANK = Range(min=0, error="must be 0 or more")
+_MACHINES = Range(min=2, error="must be 2 or more; leave it unset for one machine")
 _NUMBER = {"invalid": "{input!r} is not a number"}
 _WHOLE = {"invalid": "{input!r} is not a whole number"}
 
@@ -283,6 +289,8 @@ class _Schema(Schema):
     )
     SYNCD_ENCRYPT_KEY = _field(parse_key)
     SYNCD_ENCRYPT_KEY_FILE = _field(_key_file)
+    SYNCD_RANK = fields.Integer(validate=_RANK, error_messages=_WHOLE)
+    SYNCD_WORLD = fields.Integer(validate=_MACHINES, error_messages=_WHOLE)
     SYNCD_HTTP = _field(_address)
     SYNCD_HTTP_TOKEN = _field(_token)
     SYNCD_MAX_LAG = _field(_seconds_or_off)
@@ -356,6 +364,10 @@ def load_settings(environment: Environment | None = None) -> Settings:
     if {"SYNCD_ENCRYPT_KEY", "SYNCD_ENCRYPT_KEY_FILE"} <= given.keys():
         faults.append("SYNCD_ENCRYPT_KEY: SYNCD_ENCRYPT_KEY_FILE is set too; set one of the two")
     values["encrypt_key"] = values.get("encrypt_key") or values.pop("encrypt_key_file", b"")
+    if ("SYNCD_RANK" in given) != ("SYNCD_WORLD" in given):
+        faults.append("SYNCD_RANK: it goes with SYNCD_WORLD: which machine, of how many")
+    elif values.get("rank", 0) >= values.get("world", 1) > 1:
+        faults.append("SYNCD_RANK: machines are counted from 0 to SYNCD_WORLD - 1")
     address = values.get("http")
     if address and not _is_loopback(address[0]) and "SYNCD_HTTP_TOKEN" not in given:
         faults.append(

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from syncd.clock import SystemClock
 from syncd.config import Settings
-from syncd.engine import open_resilient
 from syncd.errors import Corrupt, NotFound, Permanent
+from syncd.opening import open_resilient
 from syncd.pace import RateLimit
 from syncd.packing import packer_for, unpack
 from syncd.pathrules import SUFFIXES, ZSTD

@@ -98,7 +98,10 @@ class Detector:
         writer: Callable[[Path], bool | None] = writer_at,
         exclude: tuple[str, ...] = (),
         committed: Committed | None = None,
+        whole: bool = True,
     ) -> None:
+        """``whole``: all shards of a checkpoint are on this machine, where it is complete."""
+        self._whole = whole
         self._root = root
         self._settle = settle
         self._clock = clock
@@ -207,6 +210,8 @@ class Detector:
 
     def _unnamed(self, unit: Unit) -> str | None:
         """A shard that is named somewhere and is not there."""
+        if not self._whole:
+            return None
         names = {path for path, _ in unit.files} | {path for path, _ in unit.links}
         for path in names:
             if not path.endswith(NAMES_OTHERS):

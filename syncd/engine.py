@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from syncd import leftovers
 from syncd.backlog import Look
@@ -18,9 +17,10 @@ from syncd.commit import Publisher
 from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
 from syncd.health import Health, Waiting
+from syncd.joint import JointPublisher
 from syncd.journal import Journal
-from syncd.keys import key_name
 from syncd.logs import LogShipper
+from syncd.opening import home_of, open_resilient
 from syncd.pace import RateLimit
 from syncd.packing import Packer, packer_for
 from syncd.parting import HINT
@@ -30,12 +30,9 @@ from syncd.profiles import COMPANION, Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
-from syncd.sealed import Sealed
-from syncd.sealing import Sealer
 from syncd.snapshot import Snapshots
-from syncd.stores import open_store
 from syncd.stores.base import ObjectStore
-from syncd.stores.resilient import Circuit, Resilient
+from syncd.stores.resilient import Circuit
 from syncd.sweeper import Sweeper
 from syncd.transfer import Transfer
 from syncd.unproven import mark_begun
@@ -43,7 +40,6 @@ from syncd.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "journal.sqlite"
 SNAPSHOTS = "snapshots"
 PACKING = "packing"
 
@@ -53,72 +49,11 @@ _SETTLE_JOURNAL = 5.0
 _SWEEPS = 10.0
 """Seconds that a flush by hand gives to the search for forgotten uploads."""
 
+_OTHERS = 15.0
+"""Seconds that a flush by hand waits for the parts of other machines."""
+
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
-
-
-def store_identity(settings: Settings) -> str:
-    """What a journal belongs to: another bucket, prefix or endpoint needs another one."""
-    endpoint = (
-        settings.environ.get("AWS_ENDPOINT_URL", "") if settings.cloud_provider == "s3" else ""
-    )
-    bucket = settings.cloud_bucket
-    if settings.cloud_provider == "local":
-        bucket = str(Path(bucket).absolute())
-    root = settings.checkpoint_dir.absolute()
-    key = f" {key_name(settings.encrypt_key)}" if settings.encrypt_key else ""
-    return f"{settings.cloud_provider} {endpoint} {bucket} {settings.cloud_prefix} {root}{key}"
-
-
-def home_of(state_dir: Path) -> str:
-    """This directory on this machine since it was switched on: no copy of it has the same.
-
-    A disk that was copied, or a snapshot of it, may run twice at one time; this one, with its
-    lock, cannot.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        stat = state_dir.stat()
-    except OSError:
-        return ""
-    return f"{boot} {stat.st_dev} {stat.st_ino}"
-
-
-def open_resilient(
-    settings: Settings,
-    clock: Clock,
-    abort: threading.Event,
-    deadline: Callable[[], float | None],
-    on_change: Callable[[Circuit], None] = lambda _circuit: None,
-) -> ObjectStore:
-    """The store of the settings, which retries for as long as ``deadline`` says.
-
-    Where there is a key, all that is put there is encrypted with it.
-    """
-    if not settings.copies:
-        raise NeedsOperator(
-            "there is no bucket: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing",
-            hint="set CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure",
-        )
-    store = open_store(settings.cloud_provider, settings.cloud_bucket, settings.environ)
-    resilient = Resilient(store, clock, abort, deadline, on_change)
-    if not settings.encrypt_key:
-        return resilient
-    return Sealed(resilient, Sealer(settings.encrypt_key), Layout(settings.cloud_prefix))
-
-
-def open_journal(settings: Settings) -> Journal:
-    """The journal of this state directory, rebuilt if it was corrupt."""
-    with suppress(OSError):
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-    journal = Journal(settings.state_dir / JOURNAL, store_identity(settings))
-    if journal.put_aside:
-        log.warning(
-            "the journal was corrupt: kept as %s, rebuilding from the store", journal.put_aside
-        )
-    if journal.volatile:
-        log.warning("the journal is kept in memory only: %s", journal.volatile)
-    return journal
 
 
 @dataclass(frozen=True)
@@ -183,6 +118,7 @@ class Engine:
             snapshots,
             self.layout,
             settings.keep_every,
+            settings.rank,
         )
         self.logs = LogShipper(
             settings.log_dir,
@@ -219,16 +155,7 @@ class Engine:
         transfer = self.transfer = Transfer(
             store, settings.concurrency, self.limit, self.health.sent, halt, uploads, packer
         )
-        publisher = Publisher(
-            settings.checkpoint_dir,
-            store,
-            self.journal,
-            self.layout,
-            transfer,
-            self.clock,
-            self._writer,
-            home_of(settings.state_dir),
-        )
+        publisher = self._publisher(store, transfer, settings)
         for broken in publisher.join_log():
             log.error("%s", broken.explain())
         point = publisher.recovery_point()
@@ -240,6 +167,13 @@ class Engine:
             mark_begun(store, self.layout)
         publisher.refresh()
         self.publisher = publisher
+
+    def _publisher(self, store: ObjectStore, transfer: Transfer, settings: Settings) -> Publisher:
+        root, home = settings.checkpoint_dir, home_of(settings.state_dir)
+        args = store, self.journal, self.layout, transfer, self.clock, self._writer, home
+        if settings.rank is None:
+            return Publisher(root, *args)
+        return JointPublisher(root, *args, rank=settings.rank, world=settings.world)
 
     def _limit(self) -> float | None:
         """When retries end: at once for what has to give way to something more urgent."""
@@ -327,6 +261,8 @@ class Engine:
             self.pipeline.flush(self.publisher, give_up, 0.0, self._ends, True, look)
             shipped = self.logs.ship(self.transfer, give_up, flush=True)
             patience = _SETTLES * self.settings.settle + 1.0
+            if self.settings.rank is not None:  # the others may need as long as there is time
+                patience = _OTHERS if self._ends() is None else math.inf
             look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
             if self._ends() is None and not give_up():
                 self._mind_uploads(idle=True)
@@ -350,11 +286,11 @@ class Engine:
         """
         settings = self.settings
         try:
-            if self.store:
+            if self.store and settings.rank is None:  # else a part may name it
                 leftovers.clear(self.store, self.journal, settings.checkpoint_dir)
             if settings.keep_last_local is not None:
                 self._retain_local(settings.keep_last_local)
-            if settings.keep_last is not None and self.store:
+            if settings.keep_last is not None and self.store and not settings.rank:
                 ours = {upload.id for upload in self.journal.uploads()}
                 retention = Retention(self.store, self.layout, self.clock, ours)
                 pruned = retention.prune(settings.keep_last, every=settings.keep_every)

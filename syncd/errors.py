@@ -4,6 +4,7 @@
     ├── SettingsError        every fault of the settings, all at once (exit 2)
     ├── Changed              a member changed while it was read: this revision is dropped
     ├── GaveWay              stopped for something more urgent: it goes on later
+    ├── Awaits               sent, and other machines have not sent theirs: looked at again later
     └── StoreError           raised at the edge, by the file of the store that met it
         ├── Transient        goes away by itself: retried for as long as it takes
         ├── NeedsOperator    a person must act: health goes red with the reason, retried slowly
@@ -50,6 +51,19 @@ class Changed(SyncdError):
 
 class GaveWay(SyncdError):
     """A publication was stopped because something more urgent waits; what was sent is kept."""
+
+
+class Awaits(SyncdError):
+    """What this machine has of a checkpoint is sent; those of others are missing.
+
+    ``pause`` is the number of seconds after which another look is worth while; ``fresh`` whether
+    it is what a restore would lack.
+    """
+
+    def __init__(self, message: str, *, pause: float, fresh: bool = True) -> None:
+        super().__init__(message)
+        self.pause = pause
+        self.fresh = fresh
 
 
 class StoreError(SyncdError):

@@ -115,6 +115,9 @@ class Fallback:
         self._say(f"syncd: {settings.title} cannot be used: {error.explain()}")
         if local is None or request.to is not None or not request.is_plain:
             return _UNREACHABLE
+        if settings.rank is not None:
+            self._say(f"syncd: the local {local.path} is not gone on from: others may lack it")
+            return _UNREACHABLE
         self._say(f"syncd: WARNING: going on from the local {local.path}, unseen by the store")
         return _OK
 

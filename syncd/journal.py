@@ -391,10 +391,9 @@ class Journal(UploadRows):
 
     def mark_log(self, log: LogSent) -> None:
         """An object of a log was written, or is about to be."""
-        self._run(
-            "INSERT OR REPLACE INTO log_objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            *astuple(log),
-        )
+        values = astuple(log)
+        marks = ", ".join("?" * len(values))
+        self._run(f"INSERT OR REPLACE INTO log_objects VALUES ({marks})", *values)
 
 
 def _bytes(value: object) -> bytes:

@@ -19,9 +19,10 @@ from typing import Any
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.config import Environment, Settings
-from syncd.engine import Engine, FlushReport, open_journal, store_identity
+from syncd.engine import Engine, FlushReport
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
 from syncd.health import Health
+from syncd.opening import open_journal, store_identity
 from syncd.pace import RateLimit
 from syncd.watch import Watcher
 

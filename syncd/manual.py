@@ -17,13 +17,14 @@ from syncd.clock import SystemClock
 from syncd.comeback import Request
 from syncd.config import Settings
 from syncd.control import Client
-from syncd.engine import JOURNAL, Engine, open_journal, open_resilient
+from syncd.engine import Engine
 from syncd.errors import Corrupt, StoreError
 from syncd.fallback import Fallback
 from syncd.health import Health
 from syncd.line import as_document
 from syncd.lock import AlreadyRunning, lock_state
 from syncd.motion import motion
+from syncd.opening import JOURNAL, open_journal, open_resilient
 from syncd.pace import RateLimit
 from syncd.parting import HINT
 from syncd.records import CommitRecord, Layout
@@ -367,10 +368,11 @@ def restore(
     everything: bool,
     force: bool,
     retry_for: float,
+    own: bool = False,
 ) -> int:
     """Bring back what the table of the README says."""
     if not settings.copies:
         _say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
     fallback = Fallback(settings, _reading, _say)
-    return fallback.run(Request(to, at, everything, force), retry_for)
+    return fallback.run(Request(to, at, everything, force, own), retry_for)

@@ -10,10 +10,11 @@ from syncd.backlog import Backlog, Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
-from syncd.errors import Changed, Corrupt, GaveWay, Permanent, SyncdError
+from syncd.errors import Awaits, Changed, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.order import Newest, Seniority, next_index
+from syncd.others import Others, as_part, printable
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.scan import Stat
@@ -58,23 +59,28 @@ class Pipeline:
         snapshots: Snapshots | None = None,
         layout: Layout | None = None,
         keep_every: int | None = None,
+        rank: int | None = None,
     ) -> None:
-        """``keep_last``, ``keep_every``: what retention keeps in the store. No more is sent."""
+        """``keep_last``, ``keep_every``: what retention keeps in the store; ``rank`` of several."""
+        self._rank = rank
         self._root = root
         self._journal = journal
         self._health = health
         self._clock = clock
         self._survey = Survey(root, clock, exclude, self._was_committed)
-        self._backlog = Backlog(clock, _printable)
-        committed = Committed(journal, layout) if layout else None
-        self._detector = Detector(root, settle, clock, exclude=exclude, committed=committed)
+        self._backlog = Backlog(clock, printable)
+        committed = Committed(journal, layout, rank) if layout else None
+        self._detector = Detector(
+            root, settle, clock, exclude=exclude, committed=committed, whole=rank is None
+        )
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
+        self._others = Others(clock, health, self._backlog)
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
         self._newest = Newest(keep_last, keep_every)
         self._superseded: dict[str, Unit] = {}
-        self._snapshots = snapshots
+        self._snapshots = snapshots if rank is None else None
         self._restless: set[str] = set()
         self._started = False
         self._sending: tuple[str, str] | None = None
@@ -113,10 +119,12 @@ class Pipeline:
             self._backlog.left_out = False
         self._newest.forget(part.covers)
         waiting = set()
-        for unit in self._survey.look(part):
+        for found in self._survey.look(part):
+            unit = as_part(found, self._rank)
             if self._waits(unit, part):
                 waiting.add(unit.path)
         known = self._backlog.paths() | self._given_up.keys() | self._postponed.keys()
+        known |= self._others.paths()
         for path in known - waiting:
             if part.covers(path):
                 self._backlog.drop(path)
@@ -147,6 +155,8 @@ class Pipeline:
         retry = self._postponed.get(unit.path, 0.0)
         if retry > self._clock.monotonic():
             self._backlog.blocked(unit, "failed; tried again soon", retry)
+            return True
+        if self._others.wait(unit):
             return True
         if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)
@@ -180,9 +190,9 @@ class Pipeline:
         before, bad = self._unreadable, dict(part.unreadable)
         bad.update((p, words) for p, words in before.items() if p not in bad and not part.lists(p))
         for path in before.keys() - bad.keys():
-            self._health.green(f"unreadable {_printable(path)}")
+            self._health.green(f"unreadable {printable(path)}")
         for path, words in bad.items():
-            self._health.red(f"unreadable {_printable(path)}", words, _UNREADABLE.hint)
+            self._health.red(f"unreadable {printable(path)}", words, _UNREADABLE.hint)
         self._unreadable = bad
 
     def _report(self, look: Look) -> None:
@@ -212,7 +222,7 @@ class Pipeline:
         taken: Snapshot | None = None
         try:
             behind = self._seniority.behind(unit, publisher)
-            self._health.sending(_printable(unit.path), unit.size)
+            self._health.sending(printable(unit.path), unit.size)
             taken = self._snapshot(unit)
             asked = self._asking(unit, behind, publisher, ends)
             self._sending = unit.path, unit.signature
@@ -223,6 +233,10 @@ class Pipeline:
         except GaveWay as reason:
             log.info("%s waits: %s", unit.path, reason.message)
             look.pending[:] = self.look().pending
+        except Awaits as reason:
+            self._others.await_for(unit, reason)
+            now = self._backlog.look()
+            look.incomplete, look.again, look.retry = now.incomplete, now.again, now.retry
         except Permanent as error:
             self._give_up(unit, error)
         except (Corrupt, OSError) as error:
@@ -311,7 +325,7 @@ class Pipeline:
 
     def _give_up(self, unit: Unit, error: SyncdError) -> None:
         """Skip one checkpoint until it changes; everything else goes on."""
-        name, entry = _printable(unit.path), (unit.signature, error.explain())
+        name, entry = printable(unit.path), (unit.signature, error.explain())
         if self._given_up.get(unit.path) == entry:
             return  # said already
         self._given_up[unit.path] = entry
@@ -322,8 +336,9 @@ class Pipeline:
         """Nothing is wrong with this checkpoint any more, or it is gone."""
         self._given_up.pop(path, None)
         self._postponed.pop(path, None)
-        if self._health.green(f"skipped {_printable(path)}"):
-            log.info("%s: nothing is wrong with it any more", _printable(path))
+        self._others.forget(path)
+        if self._health.green(f"skipped {printable(path)}"):
+            log.info("%s: nothing is wrong with it any more", printable(path))
 
     def _postpone(self, unit: Unit, error: Corrupt | OSError) -> None:
         """Something went wrong with this one checkpoint only: the others go first now."""
@@ -337,6 +352,7 @@ class Pipeline:
     def failures(self) -> dict[str, str]:
         """Complete checkpoints that cannot be copied, and why."""
         failed = dict.fromkeys(self._postponed, "failed; it is tried again by itself")
+        failed |= self._others.failures()
         return {**failed, **{path: reason for path, (_, reason) in self._given_up.items()}}
 
     def flush(
@@ -382,8 +398,3 @@ class Pipeline:
 def _within(path: str, unit: str) -> bool:
     """Whether a folder is a checkpoint's, or one below it."""
     return path == unit or path.startswith(f"{unit}/")
-
-
-def _printable(path: str) -> str:
-    """A path as text that any stream takes."""
-    return path.encode(errors="backslashreplace").decode()

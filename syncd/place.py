@@ -184,7 +184,7 @@ def take_place(staging: Path, root: Path, note: Note) -> Path | None:
         (staging / _NOTE).unlink()  # what comes now must not be ended by another restore
         _undo(staging, target, note)
         raise
-    kept = _keep(old, target) if old and note.keep else None
+    kept = keep(old, target) if old and note.keep else None
     _finish(staging, root, note)
     return kept
 
@@ -236,7 +236,8 @@ def _write_note(staging: Path, note: Note) -> None:
     sync_folder(staging)
 
 
-def _keep(old: Path, target: Path) -> Path:
+def keep(old: Path, target: Path) -> Path:
+    """Put what lay at ``target``, and is at ``old`` now, under a hidden name beside it."""
     folder = target.parent / REPLACED
     folder.mkdir(exist_ok=True)
     return old.rename(folder / f"{target.name[:200]}-{secrets.token_hex(4)}")
@@ -315,7 +316,7 @@ def _rescue(leftover: Path, root: Path, note: Note) -> None:
     if note.beside:
         old = _place_beside(leftover, target, note)
         if old and note.keep:
-            _keep(old, target)
+            keep(old, target)
         return
     for old in (leftover / "replaced", leftover / "content"):
         if not os.path.lexists(old) or old.lstat().st_ino == note.inode:
@@ -323,7 +324,7 @@ def _rescue(leftover: Path, root: Path, note: Note) -> None:
         if not os.path.lexists(target):
             old.rename(target)
         elif note.keep and not os.path.samestat(old.lstat(), target.lstat()):
-            _keep(old, target)
+            keep(old, target)
     if os.path.lexists(target) and target.lstat().st_ino == note.inode:
         _finish(leftover, root, note)
 

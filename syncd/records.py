@@ -80,10 +80,7 @@ class CommitRecord:
     """
 
     beside: bool = False
-    """Whether the files lie in one folder with others, and are named relative to that folder.
-
-    ``checkpoint`` is then the path of the one that gives the checkpoint its name.
-    """
+    """Whether its files, ``checkpoint`` among them, are named relative to the folder of that."""
 
     def below(self, path: str) -> str:
         """A member's path under the root."""
@@ -94,6 +91,9 @@ class CommitRecord:
 
     since: int | None = None
     """In a claim: all numbers from this one on to its own were pruned, by who has the key."""
+
+    ranks: tuple[int, ...] = ()
+    """How many of ``files`` each machine sent, in this order, where there are several."""
 
     @property
     def rank(self) -> tuple[int, bool, int, int]:
@@ -135,8 +135,8 @@ class CommitRecord:
             document["after"] = self.after
         if self.since is not None:
             document["since"] = self.since
-        if self.beside:
-            document["beside"] = True
+        document |= {"beside": True} if self.beside else {}
+        document |= {"ranks": list(self.ranks)} if self.ranks else {}
         text = json.dumps(document, indent=1, ensure_ascii=False)
         if self.files:  # the encoder that indents is not written in C: one call for each string
             files = ",".join(_indented(entry) for entry in self.files)
@@ -208,6 +208,7 @@ def parse_record(data: bytes, seq: int, prefix: str) -> CommitRecord:
             after=_whole(document["after"], "after") if "after" in document else None,
             since=_whole(document["since"], "since") if "since" in document else None,
             beside=_flag(document.get("beside", False), "beside"),
+            ranks=tuple(_whole(count, "ranks") for count in document.get("ranks", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Corrupt(f"commit {seq} is not a commit record ({error!r})") from None
@@ -246,6 +247,8 @@ def check_record(record: CommitRecord, seq: int) -> None:
         raise Corrupt(f"commit {seq}: {record.committed_at!r} is no time") from None
     if record.seq != seq:
         raise Corrupt(f"commit {seq} says that it is {record.seq}")
+    if record.ranks and sum(record.ranks) != len(record.files):
+        raise Corrupt(f"commit {seq} does not say which machine sent which file")
     if record.after is not None and record.after >= seq:
         raise Corrupt(f"commit {seq} says that it comes after {record.after}, which came later")
     if record.behind >= seq:

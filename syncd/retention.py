@@ -21,6 +21,7 @@ from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt, NotFound
 from syncd.numbering import STEP
+from syncd.parts import all_parts, all_ranks
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.stores.base import ObjectStore, PendingUpload
@@ -169,6 +170,7 @@ class Retention:
         objects |= self._orphans(numbers, {record.seq for record in staying}, needed)
         if unnamed:
             objects |= self._unnamed(needed)
+        objects |= self._forgotten_parts()
         uploads = [
             upload
             for upload in self._store.pending_uploads(f"{self._layout.prefix}/")
@@ -201,9 +203,8 @@ class Retention:
         not find the number free: a claim takes the record's place.
         """
         self._store.put(self._layout.pruned(record.seq), record.to_json())
-        claim = replace(
-            record, checkpoint="", profile="claim", files=(), links=(), behind=0, beside=False
-        )
+        claim = replace(record, checkpoint="", profile="claim", files=(), links=())
+        claim = replace(claim, behind=0, beside=False, ranks=())
         if forever:
             self._store.put(self._layout.commit(record.seq), claim.to_json())
         elif self._log.sealed:
@@ -225,6 +226,12 @@ class Retention:
         if before and merges:
             self._store.delete([self._layout.commit(before.seq)])
 
+    def _forgotten_parts(self) -> set[str]:
+        """Parts of machines that the others' never joined, with what they name after a day."""
+        latest = self._clock.now() - UPLOAD_GRACE
+        parts = self._store.list(all_parts(self._layout))
+        return {info.key for info in parts if info.modified < latest}
+
     def _orphans(self, numbers: list[int], staying: set[int], needed: set[str]) -> set[str]:
         """Versions that no commit names: of attempts that were given up, at numbers long taken.
 
@@ -232,7 +239,8 @@ class Retention:
         them may still be about to name what it has sent: that stays for a day.
         """
         head = max(numbers, default=0)
-        latest = self._clock.now() - (UPLOAD_GRACE if head >= STEP else -UPLOAD_GRACE)
+        several = head >= STEP or any(True for _ in self._store.list(all_ranks(self._layout)))
+        latest = self._clock.now() - (UPLOAD_GRACE if several else -UPLOAD_GRACE)
         orphans = set()
         for info in self._store.list(self._layout.versions):
             number = info.key.removeprefix(self._layout.versions)[:20]

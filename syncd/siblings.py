@@ -15,6 +15,7 @@ from pathlib import Path
 
 from syncd.formats import is_known
 from syncd.journal import Journal
+from syncd.parts import files_of
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.retention import series
@@ -40,14 +41,22 @@ _HELD_LIMIT = 200_000
 class Committed:
     """What the commits say of earlier checkpoints: known also to a daemon that has just started."""
 
-    def __init__(self, journal: Journal, layout: Layout) -> None:
+    def __init__(self, journal: Journal, layout: Layout, rank: int | None = None) -> None:
+        """``rank``: whose files count, where several machines have made a commit."""
         self._journal = journal
         self._layout = layout
+        self._rank = rank
         self._newest: dict[str, int] | None = None
 
     def of(self, path: str) -> Files:
         """The newest commit of one checkpoint; empty if there is none."""
-        return _files(self._journal.newest_commit(self._layout, path))
+        return self._files(self._journal.newest_commit(self._layout, path))
+
+    def own(self, unit: Unit) -> Files:
+        """The files of a checkpoint on disk that this machine writes: a restore brings all."""
+        files = members(unit)
+        mine = self.of(unit.path) if self._rank is not None else {}
+        return {path: stat for path, stat in files.items() if path in mine} or files
 
     def like(self, wanted: str) -> Files:
         """The newest commit of a series, of those that there were when this was first asked."""
@@ -56,11 +65,11 @@ class Committed:
             for record in self._journal.commits(self._layout):
                 self._newest.setdefault(series(record.checkpoint), record.seq)
         seq = self._newest.get(wanted)
-        return _files(self._journal.commit(seq, self._layout)) if seq else {}
+        return self._files(self._journal.commit(seq, self._layout)) if seq else {}
 
-
-def _files(record: CommitRecord | None) -> Files:
-    return {e.path: (e.size, e.mtime_ns) for e in record.files} if record else {}
+    def _files(self, record: CommitRecord | None) -> Files:
+        files = files_of(record, self._rank or 0) if record else ()
+        return {e.path: (e.size, e.mtime_ns) for e in files}
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ class Siblings:
         model = self._models.get(mine)
         if model is None or model.written <= unit.written:
             self._models.pop(mine, None)
-            self._models[mine] = _Model(unit.path, unit.written, files_of(unit))
+            files = self._committed.own(unit) if self._committed else members(unit)
+            self._models[mine] = _Model(unit.path, unit.written, files)
             if len(self._models) > _SERIES_LIMIT:
                 del self._models[next(iter(self._models))]
         self._doubted.pop(unit.path, None)
@@ -193,7 +203,7 @@ class Rewrites:
     def learn(self, unit: Unit) -> None:
         """This revision is committed."""
         self._seen.pop(unit.path, None)
-        self._hold(unit.path, files_of(unit))
+        self._hold(unit.path, self._committed.own(unit) if self._committed else members(unit))
 
     def _hold(self, path: str, files: Files) -> None:
         self._held += len(files) - len(self._before.pop(path, ()))
@@ -209,7 +219,7 @@ class Rewrites:
     def only_added(self, unit: Unit) -> bool:
         """Whether it has been complete, and nothing but new files has come since."""
         before = self._of(unit)
-        now = files_of(unit)
+        now = members(unit)
         return bool(before) and all(now.get(path) == stat for path, stat in before.items())
 
     def half_way(self, unit: Unit) -> str | None:
@@ -222,7 +232,7 @@ class Rewrites:
         if not lasting:
             return None
         last = max(lasting, key=lambda path: lasting[path][1])
-        now = files_of(unit)
+        now = members(unit)
         changed = frozenset(
             path for path in lasting if now.get(path, lasting[path]) != before[path]
         )
@@ -240,7 +250,7 @@ class Rewrites:
         return self._before.get(unit.path, {})
 
 
-def files_of(unit: Unit) -> Files:
+def members(unit: Unit) -> Files:
     """The files of a checkpoint as they are now."""
     return {path: (stat.size, stat.mtime_ns) for path, stat in unit.files}
 

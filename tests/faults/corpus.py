@@ -26,8 +26,9 @@ from pathlib import Path
 
 from syncd.clock import SystemClock
 from syncd.config import Settings
-from syncd.engine import Engine, open_journal
+from syncd.engine import Engine
 from syncd.health import Health
+from syncd.opening import open_journal
 from syncd.records import UNREADABLE, CommitRecord, parse_record
 from syncd.watch import Watcher
 from tests.faults.disks import Content, RealDisk, Rehearsal

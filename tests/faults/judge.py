@@ -11,9 +11,10 @@ from pathlib import Path
 
 from syncd.clock import SystemClock
 from syncd.config import Environment, load_settings
-from syncd.engine import Engine, open_journal
+from syncd.engine import Engine
 from syncd.errors import Corrupt
 from syncd.health import Health
+from syncd.opening import open_journal
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer

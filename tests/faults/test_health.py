@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from syncd.config import Environment, load_settings
-from syncd.engine import Engine, open_journal
+from syncd.engine import Engine
 from syncd.health import Health
 from syncd.lag import Lag
+from syncd.opening import open_journal
 from tests.clocks import FakeClock
 from tests.e2e.processes import wait_until
 from tests.faults.ailments import FAULTS, MIB

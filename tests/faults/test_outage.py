@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from syncd.config import Environment, load_settings
-from syncd.engine import Engine, open_journal
+from syncd.engine import Engine
 from syncd.health import Health
+from syncd.opening import open_journal
 from tests.clocks import FakeClock
 from tests.faults.blackhole import black_hole
 from tests.servers.s3 import SeaweedFS

@@ -125,6 +125,18 @@ def test_mirror_of_nothing_and_keys_in_its_address_are_refused(tmp_path: Path) -
     assert "hunter2" not in str(caught.value)
 
 
+def test_rank_and_world_go_together(tmp_path: Path) -> None:
+    settings = load(tmp_path, SYNCD_RANK="0", SYNCD_WORLD="2")
+    assert (settings.rank, settings.world) == (0, 2)
+    for environ in ({"SYNCD_RANK": "0"}, {"SYNCD_WORLD": "2"}):
+        with pytest.raises(SettingsError, match="it goes with SYNCD_WORLD"):
+            load(tmp_path, **environ)
+    with pytest.raises(SettingsError, match="counted from 0"):
+        load(tmp_path, SYNCD_RANK="2", SYNCD_WORLD="2")
+    with pytest.raises(SettingsError, match="2 or more"):
+        load(tmp_path, SYNCD_RANK="0", SYNCD_WORLD="1")
+
+
 def test_empty_means_unset(tmp_path: Path) -> None:
     assert load(tmp_path, SYNCD_BWLIMIT="", CLOUD_PROVIDER=" ") == Settings()
 
