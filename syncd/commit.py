@@ -7,7 +7,6 @@ that a commit names has been touched, so a machine may die between any two reque
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -33,8 +32,6 @@ from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
 from syncd.transfer import Small, Transfer
-
-log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether something more urgent waits."""

@@ -393,7 +393,7 @@ class Journal(UploadRows):
         """An object of a log was written, or is about to be."""
         values = astuple(log)
         marks = ", ".join("?" * len(values))
-        self._run(f"INSERT OR REPLACE INTO log_objects VALUES ({marks})", *values)
+        self._run(f"INSERT OR REPLACE INTO log_objects VALUES ({marks})", *values)  # noqa: S608
 
 
 def _bytes(value: object) -> bytes:
