@@ -50,7 +50,11 @@ def test_another_store_needs_another_journal(tmp_path: Path) -> None:
     assert Journal(tmp_path / "j", "other store").head() == 0
 
 
-@pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + os.urandom(8192)])
+@pytest.mark.parametrize(
+    "content",
+    [b"rubbish" * 1000, b"SQLite format 3\0" + os.urandom(8192)],
+    ids=["no database", "its head alone"],
+)
 def test_rubbish_is_put_aside(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "j").write_bytes(content)
     journal = Journal(tmp_path / "j", "store")

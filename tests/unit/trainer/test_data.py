@@ -162,6 +162,10 @@ def test_where_nothing_can_be_written_the_cache_is_the_users_or_none(
         ("a.parquet", b"", "not a Parquet file"),
         ("a.parquet", b"PAR1" + bytes(range(200)) + b"PAR1", "not a Parquet file"),
     ],
+    ids=[
+        *("empty", "blank", "zeros", "every byte", "UTF-16", "gzip", "semicolons", "open quote"),
+        *("one day", "infinity", "a time", "empty Parquet", "broken Parquet"),
+    ],
 )
 def test_rubbish_ends_in_2_with_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: str
