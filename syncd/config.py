@@ -363,7 +363,8 @@ def load_settings(environment: Environment | None = None) -> Settings:
         faults.append("SYNCD_KEEP_EVERY: without SYNCD_KEEP_LAST all are kept anyway; set both")
     if {"SYNCD_ENCRYPT_KEY", "SYNCD_ENCRYPT_KEY_FILE"} <= given.keys():
         faults.append("SYNCD_ENCRYPT_KEY: SYNCD_ENCRYPT_KEY_FILE is set too; set one of the two")
-    values["encrypt_key"] = values.get("encrypt_key") or values.pop("encrypt_key_file", b"")
+    from_file = values.pop("encrypt_key_file", b"")
+    values["encrypt_key"] = values.get("encrypt_key") or from_file
     if ("SYNCD_RANK" in given) != ("SYNCD_WORLD" in given):
         faults.append("SYNCD_RANK: it goes with SYNCD_WORLD: which machine, of how many")
     elif values.get("rank", 0) >= values.get("world", 1) > 1:
