@@ -25,7 +25,8 @@ from syncd.container.launcher import launch
 from trainer.cli import cli as trainer
 
 ROOT = Path(__file__).parents[1]
-_MADE = "Made from the code by `python -m tests.reference`; do not edit."
+_VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+_MADE = f"Version {_VERSION}. Made from the code by `python -m tests.reference`; do not edit."
 
 
 def commands() -> str:

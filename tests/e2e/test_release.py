@@ -55,10 +55,12 @@ def test_it_installs_into_an_empty_environment(tmp_path: Path) -> None:
     assert run("python", "-c", words).returncode == 0, "S3 and no torch"
 
 
-def test_the_changelog_has_the_version_of_the_package() -> None:
+def test_changelog_and_reference_have_the_version_of_the_package() -> None:
     version = next(
         line.split('"')[1]
         for line in (ROOT / "pyproject.toml").read_text().splitlines()
         if line.startswith("version = ")
     )
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    for page in ("reference/commands.md", "reference/settings.md", "licences.md"):
+        assert f"Version {version}. " in (ROOT / "docs" / page).read_text()
