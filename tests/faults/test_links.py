@@ -15,6 +15,8 @@ import pytest
 
 from tests.servers import links
 
+pytestmark = pytest.mark.timed
+
 BODY = b"x" * 100_000
 
 
@@ -117,7 +119,6 @@ _CHILDREN = """
 import time
 from tests.faults.children import Child, call
 
-pytestmark = pytest.mark.timed
 sleeper = Child(lambda: time.sleep(60))
 assert sleeper.wait(0.01) is None
 sleeper.kill()
