@@ -232,8 +232,8 @@ def test_fenced_daemon_says_so_and_stays_away(build: Build) -> None:
 
 def test_s3_daemon_imports_no_other_sdk_and_no_torch(s3: dict[str, str]) -> None:
     code = (
-        "import sys; from syncd.config import load_settings; from syncd import daemon, engine;"
-        "s = load_settings(); engine.open_store(s.cloud_provider, s.cloud_bucket, s.environ);"
+        "import sys; from syncd.config import load_settings; from syncd import daemon, opening;"
+        "s = load_settings(); opening.open_store(s.cloud_provider, s.cloud_bucket, s.environ);"
         "loaded = {m.split('.')[0] for m in sys.modules};"
         "bad = loaded & {'google', 'azure', 'torch', 'numpy', 'rich'};"
         "sys.exit(repr(bad) if bad else 0)"
