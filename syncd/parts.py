@@ -25,7 +25,7 @@ from syncd.stores.base import ObjectStore
 MARGIN = 2.0
 """Seconds from the last write of any machine to the look of each: all begin a save together."""
 
-_MARK_SLACK = 5.0
+MARK_SLACK = 5.0
 """Seconds by which the coordinator's mark may seem older than what it speaks for."""
 
 _SEQ = 1
@@ -132,7 +132,7 @@ def missing(parts: Mapping[int, Part], world: int) -> str:
         return f"machine {', '.join(sorted(early))} has to look again whether its part still stands"
     written = [part.written for part in parts.values()]
     marks = [part.written for part in parts.values() if part.marked]
-    if marks and max(marks) < max(written) - _MARK_SLACK:
+    if marks and max(marks) < max(written) - MARK_SLACK:
         return "a part is younger than the mark that speaks for all: it is being saved again"
     looked = [part.looked for part in parts.values()]
     if max(looked) - min(looked) > FRESH:
