@@ -252,7 +252,7 @@ def test_cloud_that_cannot_be_reached_starts_a_run_of_its_own(rent: Rent, tmp_pa
             ]
         }
         server.kill()
-        two = rent("two", SYNCD_SHUTDOWN_GRACE="3", **settings)
+        two = rent("two", SYNCD_SHUTDOWN_GRACE="3", SYNCD_RESTORE_RETRY="5", **settings)
         said = two.run()
         assert "A NEW training starts" in said
         assert two.newest()["generation"] == END, "training runs to its end without the store"
