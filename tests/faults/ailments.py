@@ -220,9 +220,8 @@ def endpoint_is_no_address(rig: Rig) -> str:
 def sdk_is_not_installed(rig: Rig) -> str:
     hidden = rig.folder / "hidden"
     hidden.mkdir()
-    for name in ("boto3", "botocore"):
-        words = f"raise ModuleNotFoundError({name!r}, name={name!r})\n"
-        (hidden / f"{name}.py").write_text(words)
+    words = "import sys\nsys.modules.update(boto3=None, botocore=None)\n"
+    (hidden / "sitecustomize.py").write_text(words)
     path = os.pathsep.join((str(hidden), str(Path(__file__).parents[2])))
     rig.start_broken(**rig.s3(PYTHONPATH=path))
     return "pip install"
