@@ -121,6 +121,8 @@ class Rig:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+        except urllib.error.URLError:
+            return 0, "nobody listens yet"
 
     def close(self) -> None:
         for machine in self.machines:
