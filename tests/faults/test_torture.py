@@ -1,7 +1,8 @@
 """The torture rig for a while: machines are lost, and what comes back is whole. And its controls.
 
-``SYNCD_TORTURE_MINUTES`` is shared by the four stores; ``SYNCD_TORTURE_SEED`` says which trials,
-by default other ones every day. A trial that failed once is done again for ever (``AGAIN``).
+``SYNCD_TORTURE_MINUTES`` is shared by the four stores, ``SYNCD_TORTURE_LANES`` is how many machines
+live at a time. ``SYNCD_TORTURE_SEED`` says which trials, by default other ones every day. A trial
+that failed once is done again for ever (``AGAIN``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.servers.process import NotInstalled
 
 MINUTES = float(os.environ.get("SYNCD_TORTURE_MINUTES", "2"))
 SEED = int(os.environ.get("SYNCD_TORTURE_SEED", datetime.date.today().toordinal()))
-LANES = 6
+LANES = int(os.environ.get("SYNCD_TORTURE_LANES", "4"))
 
 AGAIN: dict[str, list[tuple[str, int]]] = {
     # a first checkpoint was under way: what lay at its plain keys came back as if put there by hand
