@@ -117,8 +117,7 @@ def marked(root: Path, number: int, size: int) -> str:
 
 def unmarked(root: Path, number: int, size: int) -> str:
     """A lone file of a kind that does not say where it ends."""
-    name = f"lone/step_{number}.bin"
-    (root / "lone").mkdir(parents=True, exist_ok=True)
+    name = f"step_{number}.bin"  # in a folder of its own it would be taken for a set
     with (root / name).open("wb") as file:
         file.write(os.urandom(size))
     return name
