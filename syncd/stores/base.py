@@ -9,6 +9,7 @@ All methods may be called from several threads at once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -227,12 +228,12 @@ class ObjectStore(Protocol):
         ...
 
 
-class OneByOne:
+class OneByOne(ABC):
     """``put_each`` and ``read_each`` for a store that has no faster way."""
 
+    @abstractmethod
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
-        raise NotImplementedError
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore."""
@@ -242,11 +243,11 @@ class OneByOne:
             except StoreError as error:
                 yield error
 
+    @abstractmethod
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
     ) -> Iterator[bytes]:
         """See ObjectStore."""
-        raise NotImplementedError
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore."""

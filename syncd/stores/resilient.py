@@ -26,6 +26,7 @@ from syncd.stores.base import (
 )
 
 _T = TypeVar("_T")
+_A = TypeVar("_A")
 
 _FIRST, _LONGEST = 0.5, 60.0
 """Seconds: the back-off is drawn from nothing to this, doubling at each failure."""
@@ -95,29 +96,26 @@ class Resilient:
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
-        waiting = list(bodies)
-        answers: Sequence[ObjectInfo | StoreError | None] = [None] * len(waiting)
-        if self._goes_well():
-            answers = [*self._store.put_each(waiting)]
-        for body, answer in zip(waiting, answers, strict=True):
-            if isinstance(answer, Transient):
-                self._failed(answer)
-            elif answer is not None:
-                self._succeeded()
-                yield answer
-                continue
-            try:
-                yield self.put(body.key, body.data, body.condition)
-            except StoreError as error:
-                yield error
+        return self._each(
+            list(bodies), self._store.put_each, lambda b: self.put(b.key, b.data, b.condition)
+        )
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
-        waiting = list(wanted)
-        answers: Sequence[bytes | StoreError | None] = [None] * len(waiting)
+        return self._each(
+            list(wanted), self._store.read_each, lambda one: b"".join(self.read(one[0], 0, one[1]))
+        )
+
+    def _each(
+        self,
+        asked: list[_A],
+        together: Callable[[Iterable[_A]], Iterator[_T | StoreError]],
+        alone: Callable[[_A], _T],
+    ) -> Iterator[_T | StoreError]:
+        answers: Sequence[_T | StoreError | None] = [None] * len(asked)
         if self._goes_well():
-            answers = [*self._store.read_each(waiting)]
-        for (key, length), answer in zip(waiting, answers, strict=True):
+            answers = [*together(asked)]
+        for one, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Transient):
                 self._failed(answer)
             elif answer is not None:
@@ -125,7 +123,7 @@ class Resilient:
                 yield answer
                 continue
             try:
-                yield b"".join(self.read(key, 0, length))
+                yield alone(one)
             except StoreError as error:
                 yield error
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.growth files [--counts 1000,10000,100000]     committed, unchanged
     python -m tests.benchmarks.growth crowd [--counts 1000000] [--minutes 5] not one committed
     python -m tests.benchmarks.growth log [--counts 10,1000,10000]
-    python -m tests.benchmarks.growth size [--counts 1,64,1024,65536]        MiB, sparse
+    python -m tests.benchmarks.growth size [--counts 1,64,1024,16384]        MiB, sparse
 
 ``files``: folders of 1,000 files of 8 bytes each. A scan, the first ``--once``, one of an unchanged
 tree (its time, memory and requests), and the daemon's start. ``crowd``: the same files beside a

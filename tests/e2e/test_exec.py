@@ -30,7 +30,7 @@ def say(text):
     print(text, flush=True)
 
 def hear(number):
-    """The signal may come at once: waiting for it by pause() alone could miss it."""
+    """The signal may come before pause() begins, which would then wait for another."""
     heard = []
     signal.signal(number, lambda *_: heard.append(1))
     say("ready")

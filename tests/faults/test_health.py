@@ -26,7 +26,7 @@ from tests.faults.ailments import FAULTS, MIB
 from tests.faults.healthrig import Rig
 
 _LOOKS = 5.0
-"""Seconds of a made day between two looks, at the folder and at health."""
+"""Seconds of a made day between two looks at the folder, as the daemon's own."""
 
 BOUND = 10.0
 """Seconds from the fault to the red answer."""
@@ -68,7 +68,7 @@ def test_there_are_enough_faults() -> None:
 
 
 class Day(FakeClock):
-    """A trainer saves every five minutes; health is asked all the time."""
+    """A trainer saves every five minutes; health is asked each second that passes."""
 
     def __init__(self, root: Path, every: float, size: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Day(FakeClock):
 
     def sleep(self, seconds: float) -> None:
         until = self.now() + seconds
-        while (step := min(_LOOKS, until - self.now())) > 0:
+        while (step := min(1.0, until - self.now())) > 0:
             super().sleep(step)
             del self.waits[:]
             with self._busy:
@@ -137,5 +137,5 @@ def test_clean_day_is_never_red(tmp_path: Path, every: float, size: int, bwlimit
     state = health.snapshot()
     print(f"{day.saves} saves, {state['commits']} commits, {day.beats} looks, {len(day.red)} red")
     assert day.red == []
-    assert day.beats > 24 * 3600 / _LOOKS * 0.9
+    assert day.beats > 80_000
     assert state["commits"] >= day.saves - 2
