@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from itertools import islice
 
-from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFound
+from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFound, StoreError
 from syncd.numbering import draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
 from syncd.sealed import Sealed
@@ -17,8 +18,11 @@ from syncd.stores.base import IfAbsent, ObjectStore
 _RECORD_LIMIT = 256 * 1024 * 1024
 """Bytes of the largest record that is read: a tampered bucket must not fill the memory."""
 
-_AHEAD = 32
+_AHEAD = 128
 """Records that are read ahead, at most."""
+
+_SMALL = 512 * 1024
+"""Bytes of a record that is read together with others: so many of them must fit in the memory."""
 
 _REPLACED = 3
 """How often a record may be replaced while it is read: it happens once in its life."""
@@ -70,12 +74,18 @@ class CommitLog:
 
         Claims are left out, unless they are asked for. A record that retention deletes meanwhile
         is passed over. One that is ``behind`` another comes after it, though its number is
-        higher. ``numbers`` are those to read, ascending, where they are known. ``readers`` read
-        ahead, the more the further this comes.
+        higher. ``numbers`` are those to read, ascending, where they are known. With ``readers``
+        it is read ahead, the more the further this comes.
         """
         later: list[CommitRecord] = []
         wanted = reversed(self.numbers() if numbers is None else numbers)
-        for seq, record in self._ahead(wanted, readers) if readers else self._each(wanted):
+        if readers is None:
+            found = self._each(wanted)
+        elif self._store.capabilities.many_at_once:
+            found = self._many(wanted)
+        else:
+            found = self._ahead(wanted, readers)
+        for seq, record in found:
             yield from _due(later, seq)
             if record is None:
                 continue
@@ -90,10 +100,25 @@ class CommitLog:
     def _each(self, wanted: Iterable[int]) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
         return ((seq, self._try(seq)) for seq in wanted)
 
+    def _many(self, wanted: Iterable[int]) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
+        """A log of thousands must not take thousands of times the store's delay."""
+        left, width = iter(wanted), 1
+        while batch := list(islice(left, width)):
+            answers = self._store.read_each((self.layout.commit(s), _SMALL + 1) for s in batch)
+            for seq, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, StoreError) or len(answer) > _SMALL:
+                    yield seq, self._try(seq)  # by itself: whatever is the matter with it
+                    continue
+                try:
+                    yield seq, parse_record(answer, seq, self.layout.prefix)
+                except Corrupt as error:
+                    yield seq, error
+            width = min(_AHEAD, width * 2)
+
     def _ahead(
         self, wanted: Iterable[int], readers: Executor
     ) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
-        """A log of thousands must not take thousands of times the store's delay."""
+        """The same for a store that has no faster way than several at once."""
         flying: deque[tuple[int, Future[CommitRecord | Corrupt | None]]] = deque()
         width = 1
         try:

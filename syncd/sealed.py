@@ -17,6 +17,7 @@ from syncd.sealing import (
     Sealer,
     content_size,
     digest,
+    largest_record,
     record_size,
     sealed_size,
 )
@@ -164,15 +165,25 @@ class Sealed:
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore."""
         waiting = list(wanted)
-        answers = self._store.read_each([(self._at(k), sealed_size(n)) for k, n in waiting])
+        answers = self._store.read_each([(self._at(k), self._stored(k, n)) for k, n in waiting])
         for (key, length), answer in zip(waiting, answers, strict=True):
             if isinstance(answer, StoreError):
                 yield answer
                 continue
             try:
-                yield b"".join(self._sealer.open([answer], self._role(key)))[:length]
+                yield self._open(key, answer)[:length]
             except Corrupt as error:
-                yield type(error)(f"{key}: {error.message}", hint=error.hint)
+                words = f"{_named(key, self._layout)}: {error.message}"
+                yield type(error)(words, hint=error.hint)
+
+    def _stored(self, key: str, length: int) -> int:
+        """What so many bytes of content may take at most."""
+        return largest_record(length) if self._is_record(key) else sealed_size(length)
+
+    def _open(self, key: str, stored: bytes) -> bytes:
+        if self._is_record(key):
+            return self._sealer.open_record(stored, self._role(key))
+        return b"".join(self._sealer.open([stored], self._role(key)))
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""

@@ -230,6 +230,11 @@ def record_size(stored: int) -> int:
     return content_size(text // 4 * 3 - text % 4)
 
 
+def largest_record(size: int) -> int:
+    """Bytes that the sealed form of a record of ``size`` bytes takes at most."""
+    return _AROUND + 4 * (-(-sealed_size(size) // 3) + 1)
+
+
 def digest(data: Buffer) -> str:
     """What a part is told from others by."""
     return hashlib.sha256(data).hexdigest()
