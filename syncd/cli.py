@@ -178,6 +178,22 @@ def status(as_json: bool, watch: bool) -> None:
     sys.exit(statusview.status(load_settings(), as_json, watch))
 
 
+@cli.command()
+@click.argument("rate", required=False)
+def limit(rate: str | None) -> None:
+    """Have the running daemon send at most RATE bytes a second from now on: 500K, 5M, or off.
+
+    Without RATE: say which limit it keeps to. When the daemon starts again, SYNCD_BWLIMIT counts.
+    Exit 0; 2: RATE is no number of bytes; 4: no daemon is running.
+    """
+    from syncd import statusview
+
+    try:
+        sys.exit(statusview.limit(load_settings(), rate))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, or off", param_hint="RATE") from None
+
+
 @cli.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @_mirror

@@ -204,7 +204,7 @@ class Daemon:
             self._servers.listen_http(page, *self._settings.http)
 
     def _listen(self) -> None:
-        application = Application(self._health, self._ask_flush)
+        application = Application(self._health, self._ask_flush, set_limit=self._set_limit)
         try:
             self._servers.listen_socket(application, self._settings.state_dir)
         except OSError as error:
@@ -224,6 +224,12 @@ class Daemon:
         self._lock.close()
         self._lock = lock
         self._listen()
+
+    def _set_limit(self, rate: int | None) -> None:
+        self._line.limit.change(rate)
+        for line in self._lines:
+            line.health.limited(rate)
+        log.info("the limit is %s from now on", f"{rate} bytes a second" if rate else "off")
 
     def _ask_flush(self, done: Callable[[dict[str, Any]], None]) -> None:
         mirror = self._mirror

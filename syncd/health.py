@@ -226,6 +226,11 @@ class Health:
         else:
             self.green("stuck")
 
+    def limited(self, rate: int | None) -> None:
+        """So many bytes per second may go from now on; None: all that can."""
+        with self._lock:
+            self._lag.bwlimit = rate
+
     def history(self) -> dict[str, Any]:
         """Checkpoints, faults and samples, as JSON."""
         with self._lock:
@@ -269,6 +274,7 @@ class Health:
                     "total": self._active_total,
                 },
                 "throughput_bytes_per_second": throughput,
+                "limit_bytes_per_second": self._lag.bwlimit,
                 "sent_bytes": self._counts["bytes"],
                 "commits": self._counts["commits"],
                 "errors": self._counts["errors"],

@@ -50,10 +50,15 @@ class Lag:
     def __init__(self, bound: float | None = None, bwlimit: int | None = None) -> None:
         """``bound``: seconds, None for what the module says above, infinity for never."""
         self._bound = bound
-        self._patience = max(PATIENCE, 4 * _PART / bwlimit) if bwlimit else PATIENCE
+        self.bwlimit = bwlimit
+        """Bytes per second that may go; None: all that can."""
         self._waits: dict[str, _Wait] = {}
         self._safe = float("-inf")
         """Since when the newest committed one had been waiting."""
+
+    @property
+    def _patience(self) -> float:
+        return max(PATIENCE, 4 * _PART / self.bwlimit) if self.bwlimit else PATIENCE
 
     def look(
         self, pending: Mapping[str, int], unfinished: Iterable[str], now: float, sent: int

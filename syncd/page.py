@@ -163,7 +163,7 @@ def _cards(state: dict[str, Any]) -> str:
          words.size(state["backlog_bytes"])),
         (
             "throughput",
-            words.rate(state["throughput_bytes_per_second"]),
+            words.throughput(state),
             f"{words.size(state['sent_bytes'])} sent, {state['commits']} commits, "
             f"watching by {state['watching'] or 'nothing yet'}",
         ),

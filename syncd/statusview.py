@@ -1,4 +1,4 @@
-"""``python -m syncd status``: what the running daemon says of itself, for a person or as JSON."""
+"""``python -m syncd status`` and ``limit``: what the running daemon says, and keeps to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from syncd import words
-from syncd.config import Settings
+from syncd.config import Settings, parse_bytes
 from syncd.control import Client
 
 _OK, _NOT_HEALTHY, _NO_DAEMON = 0, 1, 4
@@ -37,6 +37,21 @@ def status(settings: Settings, as_json: bool, watch: bool = False) -> int:
     else:
         Console(highlight=False, soft_wrap=True).print(_shown(settings, state))
     return _code(state)
+
+
+def limit(settings: Settings, rate: str | None) -> int:
+    """Have the running daemon keep to another limit; without ``rate`` say which one it keeps to."""
+    wanted = None if rate in (None, "off") else parse_bytes(rate or "")
+    client = Client(settings.state_dir)
+    state = client.ask("/status")
+    if state is not None and rate is not None:
+        state = client.ask("/limit", "POST", {"bytes_per_second": wanted})
+    if state is None:
+        Console(highlight=False, soft_wrap=True).print(_shown(settings, None))
+        return _NO_DAEMON
+    known = state["limit_bytes_per_second"]
+    print(f"at most {words.rate(known)}" if known else "no limit")  # noqa: T201 - the answer itself
+    return _OK
 
 
 def _watch(settings: Settings, client: Client, as_json: bool) -> int:
@@ -122,7 +137,7 @@ def _facts(state: dict[str, Any]) -> Table:
     table.add_row("backlog", f"{waiting} checkpoints, {words.size(state['backlog_bytes'])}")
     if mirror := state.get("mirror"):
         table.add_row("mirror", words.mirror(mirror))
-    table.add_row("throughput", words.rate(state["throughput_bytes_per_second"]))
+    table.add_row("throughput", words.throughput(state))
     table.add_row("watching", Text(state["watching"] or "not yet"))
     return table
 

@@ -1,8 +1,8 @@
 """What the daemon answers: the status page, /status, /history, /healthz and /metrics.
 
 On the socket of the state directory it can also be asked for a flush, and be told what a
-verification of the store has found. On an address it only ever answers questions, to those who
-have the token, where one is set.
+verification of the store has found and how many bytes a second may go. On an address it only
+ever answers questions, to those who have the token, where one is set.
 """
 
 from __future__ import annotations
@@ -50,13 +50,18 @@ class Application:
         flush: Flush | None = None,
         token: str = "",
         programs: Callable[[], list[Program]] = list,
+        set_limit: Callable[[int | None], None] = lambda _rate: None,
     ) -> None:
-        """``flush`` is given on the socket only; with ``token`` nobody is answered without it."""
+        """``flush`` and ``set_limit`` are given on the socket only.
+
+        With ``token`` nobody is answered without it.
+        """
         self._health = health
         self._flush = flush
         self._token = token
         self._cookie = hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()
         self._programs = programs
+        self._set_limit = set_limit
         self._numbers = itertools.count(1)
         self._reports: dict[int, dict[str, Any] | None] = {}
 
@@ -102,6 +107,8 @@ class Application:
             return self._answer_flush(method, path)
         if self._flush and (method, path) == ("POST", "/verified"):
             return self._take_verified(environ)
+        if self._flush and (method, path) == ("POST", "/limit"):
+            return self._take_limit(environ)
         if method not in ("GET", "HEAD"):
             return "405 Method Not Allowed", _PLAIN, b"only questions are answered here\n"
         answers: dict[str, Callable[[], Answer]] = {
@@ -138,10 +145,19 @@ class Application:
         report = self._reports[number]
         return _json("200 OK", {"done": report is not None, "report": report})
 
+    def _take_limit(self, environ: dict[str, Any]) -> Answer:
+        try:
+            rate = _told(environ)["bytes_per_second"]
+        except (ValueError, TypeError, KeyError):
+            rate = 0
+        if rate is not None and (type(rate) is not int or rate <= 0):
+            return _json("400 Bad Request", {"error": "bytes per second, or null, are expected"})
+        self._set_limit(rate)
+        return _json("200 OK", {"limit_bytes_per_second": rate})
+
     def _take_verified(self, environ: dict[str, Any]) -> Answer:
         try:
-            length = min(int(environ.get("CONTENT_LENGTH") or 0), _MOST_BODY)
-            told = json.loads(environ["wsgi.input"].read(length))
+            told = _told(environ)
             intact = [int(seq) for seq in told["intact"]]
             broken = {int(seq): str(words) for seq, words in told["broken"].items()}
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -152,6 +168,12 @@ class Application:
 
 def _json(status: str, document: dict[str, Any]) -> Answer:
     return status, "application/json", json.dumps(document).encode() + b"\n"
+
+
+def _told(environ: dict[str, Any]) -> Any:
+    """The document that came with a request; ValueError if it is none."""
+    length = min(int(environ.get("CONTENT_LENGTH") or 0), _MOST_BODY)
+    return json.loads(environ["wsgi.input"].read(length))
 
 
 def _same(given: str, wanted: str) -> bool:

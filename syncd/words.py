@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -16,6 +17,13 @@ def size(count: float) -> str:
 def rate(per_second: float) -> str:
     """Bytes per second."""
     return f"{size(per_second)}/s"
+
+
+def throughput(state: Mapping[str, Any]) -> str:
+    """What goes, and what may go at most."""
+    most = state["limit_bytes_per_second"]
+    limit = f" (at most {rate(most)})" if most else ""
+    return f"{rate(state['throughput_bytes_per_second'])}{limit}"
 
 
 def duration(seconds: float) -> str:

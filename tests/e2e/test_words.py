@@ -73,9 +73,9 @@ def test_daemon_that_is_frozen_is_named_by_a_flush(build: Build) -> None:
 
 
 def test_daemon_that_ends_during_a_flush_is_named(build: Build) -> None:
-    one = build(SYNCD_BWLIMIT="300K")
+    one = build(SYNCD_BWLIMIT="3M")
     one.start()
-    one.write_checkpoint("run/gen-000001", {"w": os.urandom(20_000_000), "state.json": b"{}"})
+    one.write_checkpoint("run/gen-000001", {"w": os.urandom(80_000_000), "state.json": b"{}"})
     command = [sys.executable, "-m", "syncd", "--once"]
     with subprocess.Popen(
         command, cwd=one.disk, env=one.environ, stderr=subprocess.PIPE, text=True
@@ -86,3 +86,23 @@ def test_daemon_that_ends_during_a_flush_is_named(build: Build) -> None:
         _, words = flush.communicate(timeout=60)
     assert flush.returncode == 1
     assert "NOT SAFE" in words
+
+
+def test_limit_changes_while_the_daemon_sends(build: Build) -> None:
+    one = build(SYNCD_BWLIMIT="20K")
+    said = one.syncd("limit", "5M")
+    assert (said.returncode, "no daemon is running" in said.stdout) == (4, True)
+    one.start()
+    assert one.syncd("limit").stdout == "at most 20.5 kB/s\n"
+    path = "run/gen-000001"  # at 20 KB a second it would take a quarter of an hour
+    one.write_checkpoint(path, {"w": os.urandom(20_000_000), "state.json": b"{}"})
+    wait_until(lambda: bool((one.status() or {}).get("under_way")), one.log())
+    refused = one.syncd("limit", "fast")
+    assert refused.returncode == 2
+    assert "'fast' is not a number of bytes such as 500K, 50M or 1G, or off" in refused.stderr
+    assert one.syncd("limit", "20M").stdout == "at most 21.0 MB/s\n"
+    wait_until(one.has_committed(path), one.log())
+    assert "(at most 21.0 MB/s)" in one.syncd("status").stdout
+    assert one.syncd("limit", "off").stdout == "no limit\n"
+    assert "limit_bytes_per_second" in (one.status() or {})
+    assert (one.status() or {})["limit_bytes_per_second"] is None

@@ -18,7 +18,6 @@ from syncd.errors import Transient
 from syncd.pace import RateLimit
 from syncd.stores.base import Buffer, ObjectInfo
 from syncd.stores.directory import DirectoryStore
-from tests.clocks import FakeClock
 from tests.logbench import LOGS, Counted, Logger, lines, logger
 from tests.workbench import Died
 
@@ -344,27 +343,6 @@ def test_a_flush_that_runs_out_of_time_waits_for_nobody(one: Logger) -> None:
     one.write("a.log", b"a\n")
     with one.shipper._turn(lambda: False, flush=False):
         assert one.shipper.ship(one.transfer, lambda: True, flush=True) == 0
-
-
-def test_logs_have_a_share_of_a_limited_rate() -> None:
-    clock = FakeClock()
-    limit, halt = RateLimit(1000, clock, threading.Event()), threading.Event()
-    threads = 4
-    with ThreadPoolExecutor(threads) as pool:
-        barrier = threading.Barrier(threads)
-
-        def part() -> None:
-            barrier.wait()
-            limit.take(100_000, halt)
-
-        for job in [pool.submit(part) for _ in range(threads)]:
-            job.result()
-    began = clock.monotonic()
-    limit.take(50)
-    assert clock.monotonic() - began == 0, "400 seconds are taken, and it does not wait for them"
-    for _ in range(100):
-        limit.take(50)
-    assert clock.monotonic() - began == pytest.approx(20, rel=0.1), "5,000 bytes at a quarter"
 
 
 def test_what_the_store_refuses_of_one_log_holds_up_no_other(one: Logger) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,3 +151,21 @@ def test_verification_is_told_through_the_socket_only(servers: Servers, tmp_path
     client.ask("/verified", "POST", told)
     assert health.snapshot()["healthy"]
     assert client.ask("/verified", "POST", {"intact": "all"}) != {"noted": 3}
+
+
+def test_limit_is_set_through_the_socket_only(servers: Servers, tmp_path: Path) -> None:
+    health = Health(FakeClock())
+    told: list[int | None] = []
+    servers.listen_socket(Application(health, lambda _done: None, set_limit=told.append), tmp_path)
+    port = servers.listen_http(Application(health, set_limit=told.append), "127.0.0.1", 0)
+    client = Client(tmp_path)
+    assert client.ask("/limit", "POST", {"bytes_per_second": 5}) == {"limit_bytes_per_second": 5}
+    assert client.ask("/limit", "POST", {"bytes_per_second": None})
+    for wrong in ({"bytes_per_second": 0}, {"bytes_per_second": True}, {"rate": 1}, {}):
+        assert "error" in (client.ask("/limit", "POST", wrong) or {})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/limit", b'{"bytes_per_second": 1}', method="POST"
+    )
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(request, timeout=10)
+    assert told == [5, None]
