@@ -34,6 +34,7 @@ WORKDIR /workspace/eigen2
 # environment sees the image's torch, and a constraint on its exact version keeps it.
 COPY pyproject.toml start_vast.sh ./
 COPY syncd/__init__.py syncd/
+COPY syncd/container/gpu.sh syncd/container/packages.sh syncd/container/
 COPY trainer/__init__.py trainer/
 RUN bash start_vast.sh --install s3,gcs,azure,zstd,encrypt,trainer
 

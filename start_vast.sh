@@ -74,7 +74,7 @@ die() {
     for remedy in "$@"; do printf '%s\n' "       $remedy" >&2; done
     exit "$code"
 }
-trap 'printf "start: ERROR: unexpected failure in line %s\n" "$LINENO" >&2; exit '"$EXIT_UNEXPECTED" ERR
+trap 'printf "start: ERROR: unexpected failure in line %s of %s\n" "$LINENO" "${BASH_SOURCE[0]}" >&2; exit '"$EXIT_UNEXPECTED" ERR
 # As process 1 a shell without a trap never hears SIGTERM.
 trap 'exit 143' TERM
 trap 'exit 130' INT
@@ -236,198 +236,13 @@ report_machine() {
     fi
 }
 
-gpu_trouble='' gpu_remedy='' gpus=''
+# look_for_gpus, prove_gpus, judge_gpus: the last sends the demo to the CPU, or ends with EXIT_GPU
+# shellcheck source=syncd/container/gpu.sh
+source "$here/syncd/container/gpu.sh"
 
-# Sets gpus (CSV lines), or gpu_trouble and gpu_remedy.
-look_for_gpus() {
-    local code=0 limit=${GPU_CHECK_TIMEOUT:-20}
-    if ! command -v nvidia-smi >/dev/null; then
-        gpu_trouble='no NVIDIA GPU here: there is no nvidia-smi'
-        gpu_remedy='in a container: was it started with --gpus all?'
-        return
-    fi
-    gpus=$(timeout -k 2 "$limit" nvidia-smi --format=csv,noheader \
-        --query-gpu=index,name,driver_version,memory.total,compute_cap 2>/dev/null) || code=$?
-    if ((code == 124 || code == 137)); then
-        gpu_trouble="nvidia-smi did not answer in $limit s: the driver of this machine hangs"
-        gpu_remedy='destroy the instance and rent another one'
-    elif ((code)) || [[ -z $gpus ]]; then
-        gpu_trouble="nvidia-smi failed (exit $code): the driver does not work, or is older than 510"
-        gpu_remedy='destroy the instance and rent another one, or run nvidia-smi to see its words'
-    fi
-    if [[ -n $gpu_trouble ]]; then gpus=''; fi
-}
-
-# The driver against the CUDA release torch was built for: 13.x needs 580, 12.x needs 525.
-driver_rule() {
-    local cuda=$1 driver need
-    driver=$(head -n 1 <<<"$gpus" | awk -F', *' '{ print $3 }')
-    case ${cuda%%.*} in
-    11) need=450 ;;
-    12) need=525 ;;
-    13) need=580 ;;
-    *) return 0 ;;
-    esac
-    if [[ $driver =~ ^[0-9]+ ]] && ((BASH_REMATCH[0] < need)); then
-        gpu_trouble="driver $driver is too old for CUDA $cuda, which needs $need or newer"
-        gpu_remedy='rent a machine with a newer driver, or use an image built for an older CUDA (BASE_IMAGE)'
-    fi
-}
-
-# What torch says: its build, whether the build holds code for each GPU, one real kernel on each.
-readonly PROVE_GPUS='
-import sys, torch
-if torch.version.cuda is None:
-    sys.exit(f"torch {torch.__version__} is built without CUDA")
-if not torch.cuda.is_available():
-    sys.exit(f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable GPU")
-def numbers(words):
-    digits = "".join(c for c in words.partition("_")[2] if c.isdigit())
-    return int(digits[:-1] or 0), int(digits[-1:] or 0)
-for index in range(torch.cuda.device_count()):
-    name, (major, minor) = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-    codes = torch.cuda.get_arch_list()
-    fits = any(numbers(c)[0] == major and numbers(c)[1] <= minor for c in codes if c[:3] == "sm_")
-    fits |= any(numbers(c) <= (major, minor) for c in codes if c[:8] == "compute_")
-    if codes and not fits:
-        sys.exit(f"torch {torch.__version__} has no code for {name} (compute capability {major}.{minor})")
-    try:
-        x = torch.ones(64, 64, device=f"cuda:{index}")
-        total = float((x @ x).sum().cpu())
-    except Exception as error:
-        sys.exit(f"GPU {index}, {name}: {str(error).splitlines()[0]}")
-    if total != 64.0**3:
-        sys.exit(f"GPU {index}, {name} computes wrongly: {total} instead of {64.0**3}")
-    print(f"start: gpu        {index}: {name}, compute {major}.{minor}: a kernel ran")
-'
-
-# The CUDA release of the torch that is here, without the seconds that importing it takes.
-readonly READ_CUDA='
-import importlib.util, pathlib, runpy
-folder = pathlib.Path(importlib.util.find_spec("torch").origin).parent
-print(runpy.run_path(str(folder / "version.py"))["cuda"] or "")
-'
-
-prove_gpus() {
-    local cuda words code=0
-    cuda=$(timeout 60 "$python" -c "$READ_CUDA" 2>/dev/null) || true
-    if [[ -n $cuda ]]; then driver_rule "$cuda"; fi
-    [[ -z $gpu_trouble ]] || return 0
-    words=$(timeout -k 5 180 "$python" -c "$PROVE_GPUS" 2>&1) || code=$?
-    if ((code == 124 || code == 137)); then
-        gpu_trouble='a small computation on the GPU did not end in 180 s'
-        gpu_remedy='destroy the instance and rent another one'
-    elif ((code)); then
-        gpu_trouble=$(tail -n 1 <<<"$words")
-        gpu_remedy='an image whose CUDA covers this GPU and driver helps (BASE_IMAGE), or another machine'
-    else
-        printf '%s\n' "$words"
-    fi
-}
-
-without_gpu() {
-    export CUDA_VISIBLE_DEVICES=''
-    cpu=1
-}
-
-# A GPU that cannot be used stops a real training, and sends the demo to the CPU.
-judge_gpus() {
-    [[ -n $gpu_trouble ]] || return 0
-    if [[ -n $demo ]]; then
-        warn "$gpu_trouble; the demo runs on the CPU"
-        without_gpu
-    else
-        die "$EXIT_GPU" "$gpu_trouble" "$gpu_remedy" "to train without a GPU: bash start_vast.sh --cpu ..."
-    fi
-}
-
-# -- Python and packages
-
-usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
-has() { "$1" -c "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in sys.argv[1:]))" "${@:2}" >/dev/null 2>&1; }
-
-# Prints the interpreter to make the environment with: the one that has torch, else one with venv.
-find_python() {
-    local name found=()
-    if [[ -n ${PYTHON-} ]]; then
-        usable "$PYTHON" || return 1
-        printf '%s' "$PYTHON"
-        return
-    fi
-    for name in python3 python3.12 python3.11 python3.13 python3.10 python; do
-        if command -v "$name" >/dev/null && usable "$name"; then found+=("$name"); fi
-    done
-    for name in "${found[@]}"; do
-        if has "$name" torch; then printf '%s' "$name" && return; fi
-    done
-    for name in "${found[@]}"; do
-        if has "$name" venv ensurepip; then printf '%s' "$name" && return; fi
-    done
-    if ((${#found[@]})); then printf '%s' "${found[0]}" && return; fi
-    return 1
-}
-
-make_environment() {
-    local base
-    python=$venv/bin/python
-    if usable "$python" && "$python" -m pip --version >/dev/null 2>&1; then return; fi
-    base=$(find_python) || die "$EXIT_PYTHON" "no Python 3.10 or newer found" \
-        "Debian, Ubuntu: apt-get install -y python3 python3-venv; or set PYTHON=/path/to/python3"
-    say "python     $("$base" -c 'import sys; print(sys.executable, sys.version.split()[0])'), environment $venv"
-    mkdir -p "$(dirname "$venv")" 2>/dev/null || true
-    if has "$base" venv ensurepip && "$base" -m venv --clear --system-site-packages "$venv" 9>&-; then return; fi
-    if "$base" -m virtualenv --version >/dev/null 2>&1 ||
-        "$base" -m pip install --quiet virtualenv 9>&- 2>/dev/null; then
-        if "$base" -m virtualenv --quiet --clear --system-site-packages "$venv" 9>&-; then return; fi
-    fi
-    die "$EXIT_PYTHON" "$base cannot make a virtual environment in $venv" \
-        "Debian, Ubuntu: apt-get install -y python3-venv; or pip install virtualenv; then again"
-}
-
-# A machine that vanished while pip wrote leaves a package without the list of its files, which pip
-# then takes for whole, or fails over.
-forget_half_installed() {
-    local packages info
-    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    [[ $packages == "$venv"/* ]] || return 0
-    for info in "$packages"/*.dist-info; do
-        if [[ -d $info && ! -e $info/RECORD ]]; then rm -rf "$info"; fi
-    done
-}
-
-pip_install() {
-    local try
-    for try in 1 2 3; do
-        forget_half_installed
-        if "$python" -m pip install --quiet --disable-pip-version-check "$@" 9>&-; then return; fi
-        if ((try < 3)); then
-            warn "installing failed (try $try of 3); again in $((try * 5)) s"
-            sleep $((try * ${PIP_RETRY_DELAY:-5})) 9>&-
-        fi
-    done
-    die "$EXIT_PACKAGES" "packages could not be installed: pip's words are above" \
-        "is there a network, and room on the disk? then run the same command again"
-}
-
-# install_packages EXTRA...: skipped when this very pyproject.toml's were installed before
-install_packages() {
-    local stamp=$venv/.installed hash extra missing=() torch
-    hash=$(sha256sum pyproject.toml | cut -d ' ' -f 1)
-    for extra in "$@"; do
-        grep -qsx "$hash $extra $here" "$stamp" || missing+=("$extra")
-    done
-    if ((${#missing[@]} == 0)) && has "$python" syncd trainer torch; then return; fi
-    if ! has "$python" torch; then
-        say "packages   torch $TORCH_VERSION (the largest part; this takes a while)"
-        pip_install "torch==$TORCH_VERSION"
-    fi
-    # No dependency may replace the torch that is here: it fits the image's CUDA.
-    torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
-    printf '%s\n' "${torch:+torch==$torch}" >"$venv/constraints.txt"
-    say "packages   ${*} (torch ${torch:-as it is} stays)"
-    pip_install --constraint "$venv/constraints.txt" -e ".[$(IFS=, && printf '%s' "$*")]"
-    for extra in "$@"; do printf '%s\n' "$hash $extra $here"; done >>"$stamp"
-}
+# make_environment and install_packages EXTRA...; they set python
+# shellcheck source=syncd/container/packages.sh
+source "$here/syncd/container/packages.sh"
 
 # -- settings, data, checkpoints
 

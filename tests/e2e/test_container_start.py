@@ -127,8 +127,10 @@ class Project:
             (stubs / name).parent.mkdir(parents=True, exist_ok=True)
             (stubs / name).write_text(text)
         self.stubs = stubs
-        for name in ("start_vast.sh", "supervisord.conf", "pyproject.toml"):
-            shutil.copy(ROOT / name, self.folder)
+        parts = [f"syncd/container/{part}.sh" for part in ("gpu", "packages")]
+        (self.folder / "syncd/container").mkdir(parents=True)
+        for name in ("start_vast.sh", "supervisord.conf", "pyproject.toml", *parts):
+            shutil.copy(ROOT / name, self.folder / name)
         venv = self.folder / ".venv"
         (venv / "bin").mkdir(parents=True)
         self.tool(venv / "bin" / "python", f'exec {sys.executable} "$@"')
