@@ -159,10 +159,10 @@ class Lean:
             answer = connection.receive(_OPERATIONS[operation].method != "HEAD")
             if operation == "get_object" and answer.status in (200, 206):
                 return self._stream(answer, connection)
-            return self._end(operation, answer, connection)
         except BaseException:
             connection.close()
             raise
+        return self._end(operation, answer, connection)
 
     def each(
         self, operation: str, requests: Iterable[Mapping[str, Any]]
@@ -194,9 +194,13 @@ class Lean:
         if isinstance(connection, Exception):
             return connection
         try:
-            return self._end(operation, connection.receive(), connection)
-        except (OSError, Refused, Strange) as error:
+            answer = connection.receive()
+        except (OSError, Strange) as error:
             connection.close()
+            return error
+        try:
+            return self._end(operation, answer, connection)
+        except (OSError, Refused, Strange) as error:
             return error
 
     def _request(self, operation: str, parameters: Mapping[str, Any]) -> tuple[bytes, Buffer]:
@@ -230,9 +234,13 @@ class Lean:
         return request_head(method, target, signed), body
 
     def _end(self, operation: str, answer: Answer, connection: Connection) -> dict[str, Any]:
-        """Read the answer to its end, and give the connection back."""
+        """Read the answer to its end, and give the connection back: others may have it then."""
         fine = 200 <= answer.status < 300
-        body = connection.body(answer, _BODY_LIMIT if fine else _ERROR_LIMIT)
+        try:
+            body = connection.body(answer, _BODY_LIMIT if fine else _ERROR_LIMIT)
+        except BaseException:
+            connection.close()
+            raise
         if answer.keeps:
             self._pool.give(connection)
         else:

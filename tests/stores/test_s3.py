@@ -31,6 +31,7 @@ from syncd.stores.s3 import S3Store
 from syncd.stores.s3errors import translate
 from tests.servers.fixtures import Bucket, s3_bucket
 from tests.servers.s3 import SeaweedFS
+from tests.servers.wires import Wire
 
 MIB = 1024 * 1024
 
@@ -96,6 +97,27 @@ def test_both_roads_give_the_same_answers(kind: str, request: pytest.FixtureRequ
         assert answers[0] == answers[1]
         lean.close()
         sdk.close()
+
+
+def test_refusal_does_not_cost_the_connection(seaweedfs: SeaweedFS) -> None:
+    """It goes back when the answer was read, and whoever has it then must not lose it again."""
+    for bucket in s3_bucket("seaweedfs", seaweedfs, frozenset()):
+        wire = Wire(bucket.port)
+        store = bucket.through(wire)
+        store.put("a", b"one")
+        for _ in range(20):
+            with pytest.raises(NotFound):
+                list(store.read("no"))
+            with pytest.raises(Conflict):
+                store.put("a", b"two", IfAbsent())
+        gone = list(store.read_each([("no", 1)] * 20))
+        assert {type(answer) for answer in gone} == {NotFound}
+        assert wire.connections <= 2 + 20
+        before = wire.connections
+        assert [*store.read_each([("a", 3)] * 20)] == [b"one"] * 20
+        assert wire.connections == before, "those of the refusals serve again"
+        store.close()
+        wire.close()
 
 
 def test_what_the_lean_road_does_not_know_goes_by_the_sdk(
