@@ -143,6 +143,8 @@ class Survey:
         if watcher:
             told = watcher.take()
             self._waiting.everything |= told.everything
+            if told.another:
+                self._tempo.forget()
             self._waiting.files_in |= told.files_in
             self._waiting.folders |= told.folders
         early = self._waiting.everything
@@ -196,10 +198,10 @@ class Survey:
     def look(self, part: Part) -> Iterator[Unit]:
         """The checkpoints of that part; it is dealt with once all were taken."""
         took = Stopwatch(self._clock)
-        if part.everything:
-            yield from self._everything(part)
-        else:
-            yield from self._parts(part)
+        for unit in self._everything(part) if part.everything else self._parts(part):
+            took.pause()  # it is judged meanwhile
+            yield unit
+            took.go_on()
         took.stop()
         self.cost = took.wall
         if part.everything:

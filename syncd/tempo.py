@@ -25,7 +25,7 @@ _SAVED = 5.0
 
 @dataclass
 class Stopwatch:
-    """What a scan has taken so far."""
+    """What a scan has taken so far: seconds by the clock, without its pauses, and of a core."""
 
     clock: Clock
     wall: float = 0.0
@@ -34,9 +34,17 @@ class Stopwatch:
     def __post_init__(self) -> None:
         self._wall, self._core = self.clock.monotonic(), time.thread_time()
 
+    def pause(self) -> None:
+        """Something else is done for a while; what it takes of a core counts all the same."""
+        self.wall += self.clock.monotonic() - self._wall
+
+    def go_on(self) -> None:
+        """The pause is over."""
+        self._wall = self.clock.monotonic()
+
     def stop(self) -> None:
-        """Note the seconds since the beginning, by the clock and of a core."""
-        self.wall = self.clock.monotonic() - self._wall
+        """The scan is over."""
+        self.pause()
         self.core = time.thread_time() - self._core
 
 
@@ -51,6 +59,11 @@ class Tempo:
         self._early_at = float("-inf")
         self._saved = _SAVED
         self._since = clock.monotonic()
+
+    def forget(self) -> None:
+        """There is another folder to look at: nothing is known of what it takes."""
+        self._last = None
+        self._early_at = float("-inf")
 
     def full_in(self, shortest: float, early: bool) -> float:
         """Seconds until everything is to be scanned; ``early`` where events were lost."""

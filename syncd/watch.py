@@ -50,6 +50,9 @@ class Changes:
     everything: bool = False
     """Some were lost, or the root is another one: nothing is known."""
 
+    another: bool = False
+    """The root is another folder than before: what it takes to look at it is not known either."""
+
     files_in: set[str] = field(default_factory=set)
     """Folders of which files came, went or changed."""
 
@@ -74,6 +77,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._changes = Changes()
         self._key: tuple[int, int] | None = None
+        self._before: tuple[int, int] | None = None
         self._asked = 0.0
         self._reader: _Reader | None = None
         self._told = ""
@@ -122,7 +126,8 @@ class Watcher:
             self.before_listing("")
             self._reader.keep("")
         self._tell()
-        self._lost("the watch is new")  # what came before it stood is found by a scan
+        another, self._before = self._before not in (None, key), key
+        self._lost("the watch is new", another)  # what came before it stood is found by a scan
 
     def _tell(self) -> None:
         if self.problem and self.problem != self._told:
@@ -150,13 +155,14 @@ class Watcher:
             kind = self._changes.folders if is_folder else self._changes.files_in
             kind.add(path)
             if len(kind) > _MOST_CHANGES:
-                self._changes = Changes(everything=True)
+                self._changes = Changes(everything=True, another=self._changes.another)
         self._wake.set()
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, another: bool = False) -> None:
         log.debug("%s: looking at everything below %s", why, self._root)
         with self._lock:
-            self._changes = Changes(everything=True)
+            another |= self._changes.another
+            self._changes = Changes(everything=True, another=another)
         self._wake.set()
 
     def overflow(self) -> None:

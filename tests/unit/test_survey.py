@@ -219,22 +219,57 @@ def test_large_backlog_is_remembered_in_parts(
     assert committed == 45
 
 
+class Slow(Watcher):
+    """Of a disk on which listing a folder takes so many seconds."""
+
+    def __init__(self, root: Path, clock: FakeClock) -> None:
+        super().__init__(root, threading.Event())
+        self.clock = clock
+        self.seconds = 0.0
+
+    def before_listing(self, path: str, often: bool = True) -> None:
+        super().before_listing(path, often)
+        self.clock.sleep(self.seconds)
+
+
+def scan(survey: Survey, slow: Slow, listing: float, judging: float = 0.0) -> None:
+    """Look at everything, and do something with what is found."""
+    slow.seconds = listing
+    for _ in survey.look(survey.part({}, thorough=True)):
+        slow.clock.sleep(judging)
+
+
 def test_scans_of_everything_are_as_rare_as_they_are_dear(tmp_path: Path) -> None:
     clock = FakeClock()
     (tmp_path / "a.pt").touch()
-    survey = Survey(tmp_path, clock)
-    survey.watcher = Watcher(tmp_path, threading.Event())
-
-    def scan(seconds: float) -> None:
-        part = survey.part({}, thorough=True)
-        for _ in survey.look(part):
-            clock.sleep(seconds)
-
-    scan(10.0)
+    survey, slow = Survey(tmp_path, clock), Slow(tmp_path, clock)
+    survey.watcher = slow
+    scan(survey, slow, 10.0)
     assert survey.due_in() == pytest.approx(200)
-    scan(0.0)
+    scan(survey, slow, 0.0)
     assert survey.due_in() == pytest.approx(5)
-    scan(1000.0)
+    scan(survey, slow, 0.0, judging=100.0)
+    assert survey.due_in() == pytest.approx(5), "looking is dear, not what is done with it"
+    scan(survey, slow, 1000.0)
     assert survey.due_in() == pytest.approx(3600)
     clock.sleep(3601)
     assert survey.part({}, thorough=False).everything
+
+
+def test_another_root_is_looked_at_at_once_however_dear_the_last_one_was(tmp_path: Path) -> None:
+    clock, root = FakeClock(), tmp_path / "root"
+    root.mkdir()
+    (root / "a.pt").touch()
+    survey, slow = Survey(root, clock), Slow(root, clock)
+    survey.watcher = slow
+    slow.ensure(0)
+    scan(survey, slow, 1000.0)
+    slow.overflow()
+    scan(survey, slow, 1000.0)
+    slow.overflow()
+    assert not survey.part({}, thorough=False), "it is too soon"
+    root.rename(tmp_path / "taken away")
+    root.mkdir()
+    slow.ensure(0)
+    assert survey.part({}, thorough=False).everything
+    slow.close()
