@@ -11,7 +11,7 @@ from syncd.clock import Clock
 from syncd.errors import SyncdError
 from syncd.scan import is_as_seen
 from syncd.uploadrows import Begun
-from syncd.uploads import Uploads
+from syncd.uploads import LATE, Uploads
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class Sweeper:
             try:
                 uploads.tidy(wanted)
                 swept = uploads.sweep(lives) if sweep else 0
+                if sweep and uploads.may_come:
+                    self._due = min(self._due, self._clock.monotonic() + LATE)
                 if swept:
                     log.info("aborted %d uploads that were begun and forgotten", swept)
             except Exception as error:  # noqa: BLE001 - it costs money, and never a checkpoint

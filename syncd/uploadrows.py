@@ -109,9 +109,10 @@ class UploadRows(Database):
             self._run("DELETE FROM uploads WHERE number = ?", number)
 
     def drop_uploads_to(self, key: str) -> None:
-        """The object is whole."""
+        """The object is whole. What the store may have begun besides, unheard, is still sought."""
+        sql = "SELECT number FROM uploads WHERE key = ? AND id != ''"
         with self.transaction():
-            for (number,) in self._run("SELECT number FROM uploads WHERE key = ?", key):
+            for (number,) in self._run(sql, key):
                 self.drop_upload(int(number))
 
 

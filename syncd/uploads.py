@@ -23,6 +23,9 @@ from syncd.uploadrows import Arrived, Begun
 
 log = logging.getLogger(__name__)
 
+LATE = 60.0
+"""Seconds in which a store may still get a request of a process that is gone by now."""
+
 
 class OtherBytes(Permanent):
     """The file is not the one whose parts have arrived, though it looks the same."""
@@ -139,6 +142,8 @@ class Uploads:
         self._clock = clock
         self._live: set[int] = set()
         self._refused: set[int] = set()
+        self._met: dict[int, float] = {}
+        """Uploads of which the store has not told the id, and when a sweep first met them."""
         self._lock = threading.Lock()
 
     def begin(self, key: str, size: int, part: int, path: str = "", stat: str = "") -> Flight:
@@ -228,6 +233,14 @@ class Uploads:
             if left or is_forgotten(upload, self._clock.now()):
                 self._store.discard_upload(upload)
                 swept += 1
-        for mine in unnamed:
-            self._journal.drop_upload(mine.number)
+        now = self._clock.monotonic()
+        self._met = {mine.number: self._met.get(mine.number, now) for mine in unnamed}
+        for number in [number for number, met in self._met.items() if now >= met + LATE]:
+            self._journal.drop_upload(number)
+            del self._met[number]
         return swept
+
+    @property
+    def may_come(self) -> bool:
+        """Whether the store may still begin one that a process had asked for which is gone."""
+        return bool(self._met)

@@ -17,7 +17,7 @@ from syncd.journal import Journal
 from syncd.records import Layout
 from syncd.stores.base import IfAbsent, ObjectStore, PendingUpload, Upload
 from syncd.stores.directory import DirectoryStore
-from syncd.uploads import Uploads
+from syncd.uploads import LATE, Uploads
 from tests.servers.fixtures import Bucket, gcs_bucket
 from tests.servers.gcs import GcpEmulator
 
@@ -220,9 +220,16 @@ def uploads_of(store: ObjectStore, journal: Journal, clock: SystemClock | None =
     return Uploads(store, journal, LAYOUT, clock or SystemClock())
 
 
-class Tomorrow(SystemClock):
+class Later(SystemClock):
+    """The real one, so many seconds further on."""
+
+    passed = 0.0
+
     def now(self) -> float:
-        return super().now() + 25 * 3600.0
+        return super().now() + self.passed
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
 
 
 def pending(store: ObjectStore) -> set[str]:
@@ -230,8 +237,8 @@ def pending(store: ObjectStore) -> set[str]:
 
 
 def test_a_sweep_aborts_what_is_left_and_nothing_that_is_wanted(bucket: Bucket) -> None:
-    store, journal = bucket.open(), Journal(None, "test")
-    uploads = uploads_of(store, journal)
+    store, journal, clock = bucket.open(), Journal(None, "test"), Later()
+    uploads = uploads_of(store, journal, clock)
     wanted = uploads.begin(LAYOUT.plain("run/a"), SIZE, PART, "run/a", "1:1:1:1")
     wanted.send(1, "0" * 64, bytes(PART))
     wanted.leave()
@@ -250,8 +257,18 @@ def test_a_sweep_aborts_what_is_left_and_nothing_that_is_wanted(bucket: Bucket) 
     uploads.sweep({"writer1"})
     by_key = set() if bucket.kind == "local" else {mine.id, unnamed.id}  # no keys there
     assert pending(store) == {kept, mine.id, unnamed.id, others.id} - by_key
+    assert [begun.id for begun in journal.uploads()] == [kept, ""]
+    assert uploads.may_come
+    journal.drop_uploads_to(LAYOUT.plain("run/c"))  # it was sent by another one meanwhile
+    store.start_upload(LAYOUT.plain("run/c"), SIZE).leave()  # a request that was late
+    clock.passed = LATE
+    uploads.sweep({"writer1"})
+    if bucket.kind != "local":
+        assert pending(store) == {kept, others.id}
+    assert not uploads.may_come
     assert [begun.id for begun in journal.uploads()] == [kept]
-    uploads_of(store, journal, Tomorrow()).sweep({"writer1"})
+    clock.passed = 25 * 3600.0
+    uploads.sweep({"writer1"})
     assert pending(store) == {kept}
     uploads.tidy(lambda _begun: False)
     assert pending(store) == set()
