@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,30 @@ from tests.e2e.processes import Build, Machine
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+@pytest.hookimpl(trylast=True)  # when others have left out what is not to run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers take the tests from the front: the longest must not be met at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+    """Deal the tests to several workers: to each some that take long, to begin with them.
+
+    Each worker gets a stretch of the list, from its front, and takes from others when it is done.
+    What takes long stays with its module, of which the fixtures may take long too.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    modules: dict[Path, list[pytest.Item]] = {}
+    rest = []
+    for item in items:
+        long = item.get_closest_marker("first")
+        modules.setdefault(item.path, []).append(item) if long else rest.append(item)
+    hands: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, module in enumerate(modules.values()):
+        hands[number % workers] += module
+    left, dealt = len(items), []
+    for number, hand in enumerate(hands):
+        stretch = left // (workers - number)
+        left -= stretch
+        more = max(0, stretch - len(hand))
+        dealt += hand + rest[:more]
+        del rest[:more]
+    items[:] = dealt
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -30,7 +30,7 @@ find_python() {
 make_environment() {
     local base
     python=$venv/bin/python
-    if usable "$python" && "$python" -m pip --version >/dev/null 2>&1; then return; fi
+    if usable "$python" && "$python" -c 'import pip' >/dev/null 2>&1; then return; fi
     base=$(find_python) || die "$EXIT_PYTHON" "no Python 3.10 or newer found" \
         "Debian, Ubuntu: apt-get install -y python3 python3-venv; or set PYTHON=/path/to/python3"
     say "python     $("$base" -c 'import sys; print(sys.executable, sys.version.split()[0])'), environment $venv"

@@ -17,6 +17,8 @@ from tests.servers.s3 import SeaweedFS
 from tests.servers.wires import Wire
 from tests.workbench import tree
 
+pytestmark = pytest.mark.first
+
 MIB = 1024 * 1024
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.container.image import context
 from tests.e2e.processes import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.first]
 
 
 def test_it_installs_into_an_empty_environment(tmp_path: Path) -> None:

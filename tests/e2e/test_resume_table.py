@@ -29,13 +29,13 @@ SMALL = {
     "TRAINER_EPISODES": "2",
     "TRAINER_HORIZON": "20",
     "TRAINER_CHECKPOINT_EVERY": "5",
-    "TRAINER_GENERATIONS": "60",
+    "TRAINER_GENERATIONS": "30",
     "TRAINER_THREADS": "1",
 }
 
 END = int(SMALL["TRAINER_GENERATIONS"])
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.first]
 
 
 def descendants(pid: int) -> list[int]:

@@ -19,6 +19,8 @@ from tests.e2e.processes import Build, Machine, wait_until
 from tests.servers.fixtures import Bucket
 from tests.workbench import tree
 
+pytestmark = pytest.mark.first
+
 WORLD = 3
 
 Team = Callable[..., list[Machine]]
@@ -230,7 +232,6 @@ def test_second_machine_of_a_rank_fences_the_first_and_no_other(build: Build) ->
     assert committed(twin)[0] == name
 
 
-@pytest.mark.first
 @pytest.mark.figures
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_commit_is_of_one_save_whatever_dies(build: Build, seed: int) -> None:

@@ -106,6 +106,7 @@ class Day(FakeClock):
         aside.rename(target)
 
 
+@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "size", "bwlimit"),

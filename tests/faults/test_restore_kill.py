@@ -17,6 +17,8 @@ from syncd.place import REPLACED, STAGING, alone, clear_staging
 from tests.faults.restore_kill import kill, look
 from tests.workbench import Machine
 
+pytestmark = pytest.mark.first
+
 
 @pytest.mark.slow
 def test_killed_at_200_points_it_is_the_old_or_the_new() -> None:

@@ -20,6 +20,8 @@ from tests.faults.trials import Trial
 from tests.faults.writers import WRITERS
 from tests.servers.process import NotInstalled
 
+pytestmark = pytest.mark.first
+
 MINUTES = float(os.environ.get("SYNCD_TORTURE_MINUTES", "2"))
 SEED = int(os.environ.get("SYNCD_TORTURE_SEED", datetime.date.today().toordinal()))
 LANES = int(os.environ.get("SYNCD_TORTURE_LANES", "4"))
@@ -59,7 +61,6 @@ def _rig(store: str, control: str | None = None) -> Iterator[Rig]:
         pytest.skip(str(missing))
 
 
-@pytest.mark.first
 @pytest.mark.figures
 @pytest.mark.slow
 @pytest.mark.timeout(MINUTES * 15 + 400)
@@ -74,7 +75,6 @@ def test_nothing_that_comes_back_is_torn_or_mixed(store: str) -> None:
         assert sum(trial.verdict == "intact" for trial in trials) > len(trials) / 2
 
 
-@pytest.mark.first
 @pytest.mark.slow
 @pytest.mark.parametrize("control", ["rclone", "aws"])
 def test_plain_sync_in_a_loop_fails_in_the_same_rig(control: str) -> None:

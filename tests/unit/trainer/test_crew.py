@@ -11,6 +11,8 @@ import pytest
 from tests.unit.trainer.worlds import FLAGS, Process, checkpoints, run, state_of
 from trainer import synthetic
 
+pytestmark = pytest.mark.first
+
 MANY = [*FLAGS, "--group", "1", "--learners", "2", "--variation", "proximal",
         "--distil-updates", "2", "--generations", "4", "--checkpoint-every", "1"]  # fmt: skip
 

@@ -23,6 +23,8 @@ from tests.unit.trainer.worlds import FLAGS, checkpoints, state_of
 from trainer import checkpoint, synthetic
 from trainer.cli import main
 
+pytestmark = pytest.mark.first
+
 TOUCHES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 BUSY = ["--checkpoint-every", "1", "--keep-last", "2", "--run", "r"]
 

@@ -23,6 +23,8 @@ from tests.unit.trainer.worlds import (
 )
 from trainer import checkpoint, synthetic
 
+pytestmark = pytest.mark.first
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -21,7 +21,10 @@ from trainer import sweep, synthetic
 from trainer.cli import main
 from trainer.errors import UsageFault
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.first,
+]
 SPACE = ["--search", "hidden=8,12", "--search", "actor-rate=1e-3:1e-2:log"]
 
 
