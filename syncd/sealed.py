@@ -49,6 +49,7 @@ class Sealed:
         self.capabilities = replace(
             can,
             append_from=None,  # the last block of what is there would have to be sealed again
+            copy_range=0,
             part_multiple=PLAIN,
             max_part_size=can.max_part_size // BLOCK * PLAIN,
         )
@@ -253,6 +254,14 @@ class SealedUpload:
         if there:
             self._rooms.append(sealed)
         return there
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload: what is encrypted is sealed for its place."""
+        raise Permanent(f"{self.key}: no part of it can be copied")
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        return False
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""

@@ -68,6 +68,7 @@ class AzureStore(OneByOne):
             max_parts=50_000,
             append_from=1,
             append_requests=azureappend.REQUESTS,
+            copy_range=azureappend.RANGE,
         )
         self.blocks = azureappend.BlockLists()
         connection = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
@@ -274,10 +275,25 @@ class AzureUpload:
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload. The server has verified the MD5 of each block when it came."""
-        if self._there.get(self._block(number)) != len(data):
+        return self.has(number, len(data))
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        if self._there.get(self._block(number)) != length:
             return False
-        self._lengths[number] = len(data)
+        self._lengths[number] = length
         return True
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload. The version of the source is not looked at."""
+        address = azureappend.readable(self._store.blob(source.key))
+        block = self._block(number)
+        self._store.ask(
+            f"copying part {number} of {self.key}",
+            lambda: self._blob.stage_block_from_url(block, address, start, length),
+        )
+        self._lengths[number] = length
+        return ""
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""

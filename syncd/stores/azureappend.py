@@ -17,7 +17,7 @@ from syncd.stores.base import Buffer, ObjectInfo
 if TYPE_CHECKING:
     from syncd.stores.azure import AzureStore
 
-_RANGE = 128 * 1024**2
+RANGE = 128 * 1024**2
 """Bytes that one request copies within the store."""
 
 _MANY_BLOCKS = 25_000
@@ -96,11 +96,11 @@ def _listed(store: AzureStore, blob: Any, key: str, base: ObjectInfo) -> list[st
         return ids
     if ids and len(ids[0]) < _SHORTEST_ID:
         raise Permanent(f"{key} has blocks that no other can join")
-    source = _readable(blob)
+    source = readable(blob)
     fresh = []
-    for start in range(0, base.size, _RANGE):
+    for start in range(0, base.size, RANGE):
         fresh.append(_new_id(len(ids[0]) if ids else 0))
-        length = min(_RANGE, base.size - start)
+        length = min(RANGE, base.size - start)
         request = partial(blob.stage_block_from_url, fresh[-1], source, start, length)
         store.ask(f"copying {key} to itself", request)
     return fresh
@@ -111,7 +111,7 @@ def _new_id(length: int) -> str:
     return secrets.token_hex(16)[: length or 23].ljust(length, "-")
 
 
-def _readable(blob: Any) -> str:
+def readable(blob: Any) -> str:
     """The address of a blob with a signature that lets the server itself read it."""
     key = getattr(blob.credential, "account_key", None)
     if key is None:

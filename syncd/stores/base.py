@@ -36,6 +36,7 @@ class Capabilities:
     part_multiple     every part but the last is a multiple of this many bytes
     append_from       smallest object that ``append`` works for, in bytes; None: it cannot append
     append_requests   requests that one ``append`` makes
+    copy_range        most bytes that one ``Upload.copy`` takes; 0: uploads take nothing of objects
     metered           requests cost money
     many_at_once      ``put_each`` and ``read_each`` have many objects under way at a time
     """
@@ -52,6 +53,7 @@ class Capabilities:
     part_multiple: int = 1
     append_from: int | None = None
     append_requests: int = 1
+    copy_range: int = 0
     metered: bool = True
     many_at_once: bool = False
 
@@ -125,6 +127,19 @@ class Upload(Protocol):
         Asked in the order of the numbers, about parts of which the caller knows that these very
         bytes were sent. The store's own account of what it has (length, tag, checksum) must agree.
         """
+        ...
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """Take a range of another object, which the store copies, as part ``number``.
+
+        As ``send``, but that it may be longer than other parts: the numbers that follow, and would
+        lie in it, are left out. Conflict or NotFound if the object is another version by now, or
+        gone; but not every store looks at the version, so ask for it again afterwards.
+        """
+        ...
+
+    def has(self, number: int, length: int) -> bool:
+        """Whether the store has this part of an upload that was resumed, which it had copied."""
         ...
 
     def finish(self, condition: Condition = None) -> ObjectInfo:

@@ -103,6 +103,14 @@ class DirectoryUpload:
             raise translate(error, self.key) from error
         self._lengths[number] = len(data)
 
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload: it cannot."""
+        raise Permanent(f"{self.key}: no part of it can be copied")
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        return False
+
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
         if sum(self._lengths.values()) != self._size:

@@ -118,6 +118,14 @@ class GCSUpload:
         self._stored = int(kept[1]) + 1 if kept else 0
         return None
 
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload: it cannot."""
+        raise Permanent(f"{self.key}: no part of it can be copied")
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        return False
+
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload. Conflict also if the object has been replaced since the start."""
         wanted = "0" if isinstance(condition, IfAbsent) else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from syncd.clock import Clock
-from syncd.errors import Conflict, NotFound, StoreError, Transient
+from syncd.errors import Conflict, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import (
     Body,
     Buffer,
@@ -39,6 +39,9 @@ _SLICE = 0.25
 
 _OPEN_AFTER = 5
 """Failures in a row, of all threads together, that open the circuit."""
+
+_COPY_TRIES = 3
+"""Tries after which a range is not copied: a store may be too slow to answer in time."""
 
 
 @dataclass
@@ -361,6 +364,26 @@ class _ResilientUpload:
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload."""
         return self._store.attempt(lambda: self._upload.holds(number, data))
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload. A copy that fails again and again is Permanent: its bytes can be sent."""
+        failed = 0
+
+        def one() -> str:
+            nonlocal failed
+            try:
+                return self._upload.copy(number, source, start, length)
+            except Transient as error:
+                failed += 1
+                if failed < _COPY_TRIES:
+                    raise
+                raise Permanent(f"no part of {source.key} is copied: {error.message}") from error
+
+        return self._store.attempt(one)
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        return self._store.attempt(lambda: self._upload.has(number, length))
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""

@@ -80,6 +80,7 @@ class S3Store(OneByOne):
         self.capabilities = Capabilities(
             append_from=Capabilities.min_part_size,
             append_requests=s3append.REQUESTS,
+            copy_range=128 * 1024**2,
             many_at_once=True,
         )
 

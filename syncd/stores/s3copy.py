@@ -41,7 +41,7 @@ def _copy_ranges(store: S3Store, found: ObjectInfo, target: str) -> ObjectInfo:
         with ThreadPoolExecutor(4) as pool:
             starts = enumerate(range(0, found.size, step), start=1)
             jobs = [
-                pool.submit(upload.copy_part, n, found, at, min(at + step, found.size))
+                pool.submit(upload.copy, n, found, at, min(step, found.size - at))
                 for n, at in starts
             ]
             for job in jobs:

@@ -62,27 +62,33 @@ class S3Upload:
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload. The tag is the one that the store has given to the part when it came."""
+        crc32 = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        same = self._there.get(number, {}).get("ChecksumCRC32", crc32) == crc32
+        return same and self.has(number, len(data))
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
         if self._made:
             return number in self._parts
         part = self._there.get(number, {})
-        crc32 = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
-        if part.get("Size") != len(data) or part.get("ChecksumCRC32", crc32) != crc32:
+        if part.get("Size") != length:
             return False
         self._remember(number, part)
         return True
 
-    def copy_part(self, number: int, source: ObjectInfo, start: int, end: int) -> None:
-        """Take a range of an object as a part."""
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload."""
         answer = self._store.ask(
             "upload_part_copy",
             self.key,
             UploadId=self.id,
             PartNumber=number,
             CopySource={"Bucket": self._store.bucket, "Key": source.key},
-            CopySourceRange=f"bytes={start}-{end - 1}",
+            CopySourceRange=f"bytes={start}-{start + length - 1}",
             CopySourceIfMatch=f'"{source.version}"',
-        )
-        self._remember(number, answer["CopyPartResult"])
+        )["CopyPartResult"]
+        self._remember(number, answer)
+        return _tag(answer)
 
     def _remember(self, number: int, answer: Mapping[str, Any]) -> None:
         part = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
