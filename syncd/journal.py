@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS log_objects (
     intent TEXT NOT NULL);
 """
 
-_VERSION = "7"
+_VERSION = "8"
 
 _TOGETHER = 500
 """Values in one question: SQLite takes 999 at most, where it is old."""
@@ -323,7 +323,7 @@ class Journal(UploadRows):
         row = (sent.key, sent.path, sent.stat, sent.sha256, sent.version)
         with self.transaction():
             self._run("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)", *row)
-            self.drop_uploads_to(sent.key)
+            self.end_uploads_to(sent.key, sent.version)
 
     def add_all_sent(self, several: Iterable[Sent]) -> None:
         """The same for several, at once."""

@@ -25,6 +25,7 @@ from syncd.stores.base import (
     Body,
     Buffer,
     Condition,
+    NoRanges,
     ObjectInfo,
     ObjectStore,
     PendingUpload,
@@ -210,7 +211,7 @@ class Sealed:
         self._store.close()
 
 
-class SealedUpload:
+class SealedUpload(NoRanges):
     """The parts of one upload, each sealed for its place by what it holds."""
 
     def __init__(self, upload: Upload, sealer: Sealer, key: str, role: str, size: int) -> None:
@@ -254,14 +255,6 @@ class SealedUpload:
         if there:
             self._rooms.append(sealed)
         return there
-
-    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
-        """See Upload: what is encrypted is sealed for its place."""
-        raise Permanent(f"{self.key}: no part of it can be copied")
-
-    def has(self, number: int, length: int) -> bool:
-        """See Upload."""
-        return False
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""

@@ -13,11 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from syncd.delta import Base
 from syncd.errors import (
     Changed,
     Corrupt,
     GaveWay,
+    NeedsOperator,
     NotFound,
     Permanent,
     SyncdError,
@@ -29,7 +32,7 @@ from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
 from syncd.reader import Reader, open_seen
 from syncd.scan import Stat
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
-from syncd.uploadrows import Begun
+from syncd.uploadrows import Arrived, Begun
 from syncd.uploads import Flight, OtherBytes, Uploads
 
 MIB = 1024 * 1024
@@ -176,7 +179,7 @@ class Transfer:
         part = self.part_size(size)
         if self.uploads:
             return self.uploads.begin(key, size, part, *name)
-        return Flight(self.store.start_upload(key, size), part)
+        return Flight(self.store.start_upload(key, size), size, part)
 
     def put(self, key: str, data: bytes, condition: Condition) -> ObjectInfo:
         """Send what a log holds."""
@@ -251,6 +254,8 @@ class Transfer:
             lost = isinstance(error, Changed | Permanent) or (
                 finishing and isinstance(error, Corrupt)
             )
+            if flight.base and finishing and isinstance(error, Corrupt):
+                flight.base.refused(error)  # a store that takes a range for the whole, it may be
             flight.abort() if lost else flight.leave()
             raise
 
@@ -262,42 +267,77 @@ class Transfer:
         halt: threading.Event | None,
         flying: list[Future[None]],
     ) -> str:
-        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``."""
-        digest = hashlib.sha256()
-        for number, data in enumerate(_read_parts(file, size, flight.part), start=1):
-            digest.update(data)
-            file.check()  # a revision that is gone is not worth another part
-            if halt and halt.is_set():
-                raise GaveWay(f"{flight.key} was stopped before part {number}")
-            so_far = digest.hexdigest()
-            if flight.holds(number, so_far, data):
-                continue
+        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``.
+
+        Parts in a row that the store has already are copied together, by one request.
+        """
+        row: list[Arrived] = []
+        most = max(1, self.store.capabilities.copy_range // flight.part)
+
+        def start(work: Callable[..., None], *args: Any) -> None:
             self._window.acquire()
-            job = self._parts.submit(self._send_part, flight, number, so_far, data, halt)
+            job = self._parts.submit(work, flight, *args, halt)
             job.add_done_callback(lambda _job: self._window.release())
             flying.append(job)
             if not self.store.capabilities.parallel_parts:
                 job.result()
-            elif any(done.done() and done.exception() for done in flying):
+
+        for number, data in enumerate(_read_parts(file, size, flight.part), start=1):
+            part = flight.digest(number, data)
+            file.check()  # a revision that is gone is not worth another part
+            if halt and halt.is_set():
+                raise GaveWay(f"{flight.key} was stopped before part {number}")
+            held = flight.holds(part, data)
+            copied = not held and flight.base is not None and flight.base.has(part, data)
+            if row and (not copied or len(row) == most):
+                start(self._copy_parts, flight.base, file, row)
+                row = []
+            if copied:
+                row.append(part)
+            elif not held:
+                start(self._send_part, part, data)
+            if any(done.done() and done.exception() for done in flying):
                 break
+        else:
+            if row:
+                start(self._copy_parts, flight.base, file, row)
         for job in flying:
             job.result()
         file.check()
-        return digest.hexdigest()
+        return flight.sha256
 
-    def _send_part(
+    def _copy_parts(
         self,
         flight: Flight,
-        number: int,
-        so_far: str,
-        data: bytes,
+        base: Base,
+        file: Reader,
+        parts: list[Arrived],
         halt: threading.Event | None,
+    ) -> None:
+        """Have parts copied; what the store does not copy is read again and sent."""
+        if halt and halt.is_set():
+            raise GaveWay(f"{flight.key} was stopped before part {parts[0].number}")
+        try:
+            if not base.given_up:
+                flight.copy(base, parts)
+                self._on_bytes(flight.key, 0)
+                return
+        except (Permanent, NeedsOperator) as error:
+            base.refused(error)
+        for part in parts:
+            data = file.sample((part.number - 1) * flight.part, flight.part)
+            if not base.is_block(part.number, data):
+                raise Changed(f"{flight.key}: the file is not what it was when it was read")
+            self._send_part(flight, part, data, halt)
+
+    def _send_part(
+        self, flight: Flight, part: Arrived, data: bytes, halt: threading.Event | None
     ) -> None:
         self._limit.take(len(data), halt)
         if halt and halt.is_set():
-            raise GaveWay(f"{flight.key} was stopped before part {number}")
+            raise GaveWay(f"{flight.key} was stopped before part {part.number}")
         with self.pace.sending(len(data)):
-            flight.send(number, so_far, data)
+            flight.send(part, data)
         self._on_bytes(flight.key, len(data))
 
     @staticmethod

@@ -1,18 +1,21 @@
-"""What the journal knows of uploads in parts that were begun and not finished yet.
+"""What the journal knows of uploads in parts: those that were begun, and what they have made.
 
 A row is written before the store is asked to begin one, so that no kill leaves an upload of
-which nothing is known here.
+which nothing is known here. Once its object is whole the parts stay, so that a newer version of
+the file is told from it block by block.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from syncd.database import Database
+from syncd.pathrules import encoding_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS uploads (
@@ -20,8 +23,17 @@ CREATE TABLE IF NOT EXISTS uploads (
     path TEXT NOT NULL, stat TEXT NOT NULL, size INTEGER NOT NULL, part INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS parts (
     upload INTEGER NOT NULL, number INTEGER NOT NULL, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
-    PRIMARY KEY (upload, number)) WITHOUT ROWID;
+    state TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (upload, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS wholes (
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL, path TEXT NOT NULL, like TEXT NOT NULL,
+    size INTEGER NOT NULL, part INTEGER NOT NULL, version TEXT NOT NULL);
 """
+
+IN_RANGE = "+"
+"""Tag of a part that the store has copied together with the one before it."""
+
+_MOST_PARTS = 100_000
+"""Parts of whole objects that are remembered, some 20 MB of journal: the newest objects'."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,34 @@ class Arrived:
 
     ``sha256`` is that of the file from its beginning to the end of this part: it is at hand
     while the file is read, and proves all parts up to this one. ``tag`` is the store's own.
+    ``state`` is that of the digest there (:mod:`syncd.chain`), and ``mark`` tells most parts that
+    differ (:mod:`syncd.delta`); both are "" where the store copies no ranges.
     """
 
     number: int
     sha256: str
-    tag: str
+    tag: str = ""
+    state: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An object that was made of parts; each part but the last has ``part`` bytes.
+
+    ``number`` is that of the upload, under which its parts are known, ``version`` the object's.
+    """
+
+    number: int
+    key: str
+    path: str
+    size: int
+    part: int
+    version: str
 
 
 class UploadRows(Database):
-    """The two tables."""
+    """The three tables."""
 
     def begin_upload(self, key: str, path: str, stat: str, size: int, part: int) -> int:
         """The store is about to be asked for an upload; the number of its row."""
@@ -70,9 +101,9 @@ class UploadRows(Database):
 
     def add_parts(self, number: int, parts: Iterable[Arrived]) -> None:
         """The store has taken these parts of an upload."""
-        rows = [(number, part.number, part.sha256, part.tag) for part in parts]
+        rows = [(number, *astuple(part)) for part in parts]
         with self.transaction():
-            self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def uploads(self) -> list[Begun]:
         """All that were begun, and neither finished nor aborted."""
@@ -87,8 +118,8 @@ class UploadRows(Database):
 
     def parts(self, number: int) -> dict[int, Arrived]:
         """The parts of an upload that the store has taken."""
-        rows = self._run("SELECT number, sha256, tag FROM parts WHERE upload = ?", number)
-        return {int(part): Arrived(int(part), sha256, tag) for part, sha256, tag in rows}
+        sql = "SELECT number, sha256, tag, state, mark FROM parts WHERE upload = ?"
+        return {int(part): Arrived(int(part), *rest) for part, *rest in self._run(sql, number)}
 
     def bytes_arrived(self, path: str, stat: str) -> int:
         """Bytes of this revision of a file that need not be sent again."""
@@ -109,11 +140,73 @@ class UploadRows(Database):
             self._run("DELETE FROM uploads WHERE number = ?", number)
 
     def drop_uploads_to(self, key: str) -> None:
-        """The object is whole. What the store may have begun besides, unheard, is still sought."""
+        """The object is not what it should be. What the store may have begun unheard is sought."""
         sql = "SELECT number FROM uploads WHERE key = ? AND id != ''"
         with self.transaction():
             for (number,) in self._run(sql, key):
                 self.drop_upload(int(number))
+
+    # -- what was made of them
+
+    def end_uploads_to(self, key: str, version: str) -> None:
+        """The object is whole: its parts, if all are known, replace those of the older version."""
+        with self.transaction():
+            for row in self._run("SELECT * FROM uploads WHERE key = ? AND id != ''", key):
+                begun = _begun(row)
+                sql = "SELECT COUNT(*) FROM parts WHERE upload = ? AND mark != ''"
+                known = int(self._run(sql, begun.number)[0][0])
+                plain = begun.path and not encoding_of(key, begun.path)
+                if not plain or known * begun.part < begun.size:
+                    self.drop_upload(begun.number)
+                    continue
+                for (older,) in self._run("SELECT number FROM wholes WHERE path = ?", begun.path):
+                    self.drop_whole(int(older))
+                self._run(
+                    "INSERT INTO wholes VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    *(begun.number, key, begun.path, _like(begun.path)),
+                    *(begun.size, begun.part, version),
+                )
+                self._run("DELETE FROM uploads WHERE number = ?", begun.number)
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        left = _MOST_PARTS
+        rows = self._run("SELECT number, size, part FROM wholes ORDER BY number DESC")
+        for number, size, part in rows:
+            left -= -(-int(size) // int(part))
+            if left < 0:
+                self.drop_whole(int(number))
+
+    def whole_like(self, path: str) -> Whole | None:
+        """The object that a file may share parts with.
+
+        Its own older version, else the newest of those whose paths differ in numbers alone, if
+        there is one with the same last part of the path.
+        """
+        rows = self._run(
+            "SELECT number, key, path, size, part, version FROM wholes WHERE like = ? "
+            "ORDER BY path = ? DESC, number DESC",
+            _like(path),
+            path,
+        )
+        name = path.rpartition("/")[2]
+        same = (row for row in rows if path == row[2] or row[2].rpartition("/")[2] == name)
+        row = next(same, rows[0] if rows else None)
+        if row is None:
+            return None
+        number, key, found, size, part, version = row
+        return Whole(int(number), key, found, int(size), int(part), version)
+
+    def drop_whole(self, number: int) -> None:
+        """The object is gone, or another one by now."""
+        with self.transaction():
+            self._run("DELETE FROM parts WHERE upload = ?", number)
+            self._run("DELETE FROM wholes WHERE number = ?", number)
+
+
+def _like(path: str) -> str:
+    """What the paths of a file's versions have in common."""
+    return re.sub(r"\d+", "#", path)
 
 
 def _begun(row: tuple[str, ...]) -> Begun:

@@ -10,16 +10,21 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
+from syncd.chain import Chain
 from syncd.clock import Clock
-from syncd.errors import NotFound, Permanent, StoreError, Transient
+from syncd.delta import Base, mark_of
+from syncd.errors import Conflict, NotFound, Permanent, StoreError, Transient
 from syncd.journal import Journal
+from syncd.pathrules import encoding_of
 from syncd.records import Layout
 from syncd.retention import is_forgotten
 from syncd.sealed import SealedUpload
-from syncd.stores.base import Buffer, Condition, ObjectInfo, ObjectStore, PendingUpload, Upload
-from syncd.uploadrows import Arrived, Begun
+from syncd.stores.base import Condition, ObjectInfo, ObjectStore, PendingUpload, Upload
+from syncd.uploadrows import IN_RANGE, Arrived, Begun, Whole
 
 log = logging.getLogger(__name__)
 
@@ -37,43 +42,89 @@ class Flight:
     def __init__(
         self,
         upload: Upload,
+        size: int,
         part: int,
         rows: Rows | None = None,
         known: Mapping[int, Arrived] | None = None,
+        base: Base | None = None,
     ) -> None:
-        """``part`` is the length of each part but the last; ``known`` are those that arrived."""
+        """``part`` is the length of each part but the last; ``known`` are those that arrived.
+
+        What the file has in common with ``base`` can be copied.
+        """
         self.key = upload.key
         self.part = part
+        self.base = base
+        self._size = size
         self._upload = upload
         self._rows = rows
         self._known = known or {}
+        self._chain = Chain()
+        self._held = False
         if isinstance(upload, SealedUpload):
             upload.part = part
 
-    def holds(self, number: int, sha256: str, data: Buffer) -> bool:
-        """Whether a part is there. ``sha256`` is that of the file up to its end.
+    @property
+    def sha256(self) -> str:
+        """That of all that was digested."""
+        return self._chain.hexdigest()
+
+    def digest(self, number: int, data: bytes) -> Arrived:
+        """The next part of the file, as it will be known; asked in their order."""
+        self._chain.update(data)
+        if self._rows is None or not self._rows.by_blocks:
+            return Arrived(number, self._chain.hexdigest())
+        state = self._chain.state()
+        return Arrived(number, self._chain.hexdigest(), "", state, mark_of(data))
+
+    def holds(self, part: Arrived, data: bytes) -> bool:
+        """Whether a part is there; asked in their order.
 
         OtherBytes if what arrived was not this: then nothing of the upload can be trusted.
         """
-        known = self._known.get(number)
+        known = self._known.get(part.number)
         if known is None:
+            self._held = False
             return False
-        if known.sha256 != sha256:
+        if known.sha256 != part.sha256:
             raise OtherBytes(f"{self.key}: the file is not the one that was being sent")
-        self._tell(number, sha256)
-        return self._upload.holds(number, data)
+        if known.tag == IN_RANGE:
+            return self._held
+        self._tell(part)
+        last = part.number
+        while (after := self._known.get(last + 1)) and after.tag == IN_RANGE:
+            last += 1
+        if last > part.number:
+            self._held = self._upload.has(part.number, self._length(part.number, last))
+        else:
+            self._held = self._upload.holds(part.number, data)
+        return self._held
 
-    def send(self, number: int, sha256: str, data: Buffer) -> None:
+    def _length(self, first: int, last: int) -> int:
+        return min(last * self.part, self._size) - (first - 1) * self.part
+
+    def send(self, part: Arrived, data: bytes) -> None:
         """Send a part, and remember that it arrived."""
-        self._tell(number, sha256)
-        tag = self._upload.send(number, data)
+        self._tell(part)
+        tag = self._upload.send(part.number, data)
         if self._rows:
-            self._rows.add(Arrived(number, sha256, tag))
+            self._rows.add(replace(part, tag=tag))
 
-    def _tell(self, number: int, sha256: str) -> None:
+    def copy(self, base: Base, parts: Sequence[Arrived]) -> None:
+        """Have the store copy parts in a row, and remember that they are there."""
+        first, last = parts[0], parts[-1]
+        start = (first.number - 1) * self.part
+        length = self._length(first.number, last.number)
+        tag = self._upload.copy(first.number, base.info, start, length)
+        base.check()
+        if self._rows:
+            inner = (replace(part, tag=IN_RANGE) for part in parts[1:])
+            self._rows.add(replace(first, tag=tag), *inner)
+
+    def _tell(self, part: Arrived) -> None:
         """What is encrypted by its content need not be hashed once more."""
         if isinstance(self._upload, SealedUpload):
-            self._upload.digests[number] = sha256
+            self._upload.digests[part.number] = part.sha256
 
     def finish(self, condition: Condition) -> ObjectInfo:
         """Make the object. The upload is remembered until somebody remembers the object."""
@@ -102,24 +153,30 @@ class Flight:
 class Rows:
     """What is written down of one upload; parts that arrive side by side go in one transaction."""
 
-    def __init__(self, journal: Journal, number: int, kept: bool, live: set[int]) -> None:
-        """``kept``: it can be taken up again. ``live`` are the numbers of all under way."""
+    def __init__(
+        self, journal: Journal, number: int, kept: bool, live: set[int], by_blocks: bool
+    ) -> None:
+        """``kept``: it can be taken up again. ``live`` are the numbers of all under way.
+
+        ``by_blocks``: what is written down can be compared with a newer version, block by block.
+        """
         self.kept = kept
+        self.by_blocks = kept and by_blocks
         self._journal = journal
         self._number = number
         self._live = live
-        self._arrived: deque[Arrived] = deque()
+        self._arrived: deque[Sequence[Arrived]] = deque()
         self._lock = threading.Lock()
 
-    def add(self, part: Arrived) -> None:
-        """A part has arrived."""
+    def add(self, *parts: Arrived) -> None:
+        """Parts have arrived, all of them or none."""
         if not self.kept:
             return
-        self._arrived.append(part)
+        self._arrived.append(parts)
         with self._lock:
             found = [self._arrived.popleft() for _ in range(len(self._arrived))]
             if found:
-                self._journal.add_parts(self._number, found)
+                self._journal.add_parts(self._number, chain.from_iterable(found))
 
     def doom(self) -> None:
         """Nobody takes it up again."""
@@ -144,6 +201,7 @@ class Uploads:
         self._refused: set[int] = set()
         self._met: dict[int, float] = {}
         """Uploads of which the store has not told the id, and when a sweep first met them."""
+        self._copies = store.capabilities.copy_range > 0
         self._lock = threading.Lock()
 
     def begin(self, key: str, size: int, part: int, path: str = "", stat: str = "") -> Flight:
@@ -167,12 +225,13 @@ class Uploads:
             self._live.discard(number)
             raise
         self._journal.name_upload(number, upload.id)
-        return Flight(upload, part, Rows(self._journal, number, kept, self._live))
+        rows = Rows(self._journal, number, kept, self._live, self._copies)
+        return Flight(upload, size, part, rows, base=self._base(key, path, part))
 
     def take_up(self, begun: Begun) -> Flight | None:
         """Go on with an upload; None, and it is forgotten, if it is gone."""
         known = self._journal.parts(begun.number)
-        tags = {part.number: part.tag for part in known.values()}
+        tags = {part.number: part.tag for part in known.values() if part.tag != IN_RANGE}
         try:
             upload = self._store.resume_upload(begun.key, begun.id, begun.size, tags)
         except Permanent:
@@ -180,9 +239,24 @@ class Uploads:
             return None
         log.info("%s goes on: %d parts are there", begun.path, len(known))
         self._live.add(begun.number)
-        return Flight(
-            upload, begun.part, Rows(self._journal, begun.number, True, self._live), known
-        )
+        rows = Rows(self._journal, begun.number, True, self._live, self._copies)
+        base = self._base(begun.key, begun.path, begun.part)
+        return Flight(upload, begun.size, begun.part, rows, known, base)
+
+    def _base(self, key: str, path: str, part: int) -> Base | None:
+        """The object that parts of a file may be copied from."""
+        if not path or not self._copies or encoding_of(key, path):
+            return None
+        whole = self._journal.whole_like(path)
+        if whole is None or whole.part != part:
+            return None
+        return Base(whole, self._journal.parts(whole.number), self._store, self._is_refused)
+
+    def _is_refused(self, whole: Whole, error: StoreError) -> None:
+        """A range was not copied: its object is gone, or this store copies none."""
+        self._journal.drop_whole(whole.number)
+        if not isinstance(error, NotFound | Conflict):
+            self._copies = False
 
     def abort(self, begun: Begun) -> None:
         """Throw an upload away; what the store refuses to do now is tried again at a sweep."""

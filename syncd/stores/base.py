@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from syncd.errors import StoreError
+from syncd.errors import Permanent, StoreError
 
 Buffer = bytes | bytearray | memoryview
 """Bytes of a body: held in memory, so that a retry sends exactly what the first try sent."""
@@ -241,6 +241,20 @@ class ObjectStore(Protocol):
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+class NoRanges:
+    """``copy`` and ``has`` of an Upload to a store that copies no ranges."""
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """See Upload."""
+        del number, start, length
+        raise Permanent(f"no part of {source.key} can be copied")
+
+    def has(self, number: int, length: int) -> bool:
+        """See Upload."""
+        del number, length
+        return False
 
 
 class OneByOne(ABC):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from syncd.errors import NeedsOperator, NotFound, Permanent, StoreError, Transient
-from syncd.stores.base import Buffer, Condition, ObjectInfo
+from syncd.stores.base import Buffer, Condition, NoRanges, ObjectInfo
 
 Settle = Callable[[Path, Path, str, Condition], ObjectInfo]
 
@@ -37,7 +37,7 @@ def translate(error: OSError, key: str) -> StoreError:
     return Transient(words, hint="is the volume still mounted?")
 
 
-class DirectoryUpload:
+class DirectoryUpload(NoRanges):
     """A large file, written in any order."""
 
     def __init__(
@@ -102,14 +102,6 @@ class DirectoryUpload:
         except OSError as error:
             raise translate(error, self.key) from error
         self._lengths[number] = len(data)
-
-    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
-        """See Upload: it cannot."""
-        raise Permanent(f"{self.key}: no part of it can be copied")
-
-    def has(self, number: int, length: int) -> bool:
-        """See Upload."""
-        return False
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, StoreError, Transient
-from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
+from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, NoRanges, ObjectInfo
 
 if TYPE_CHECKING:
     from syncd.stores.gcs import GCSStore
@@ -22,7 +22,7 @@ def base64_crc32c(value: int) -> str:
     return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
-class GCSUpload:
+class GCSUpload(NoRanges):
     """One session. Its last chunk makes the object, and is kept back until ``finish``.
 
     Its ``id``, the generation it is bound to and its address, lets anybody write to it: a secret.
@@ -117,14 +117,6 @@ class GCSUpload:
         kept = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
         self._stored = int(kept[1]) + 1 if kept else 0
         return None
-
-    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
-        """See Upload: it cannot."""
-        raise Permanent(f"{self.key}: no part of it can be copied")
-
-    def has(self, number: int, length: int) -> bool:
-        """See Upload."""
-        return False
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload. Conflict also if the object has been replaced since the start."""

@@ -159,10 +159,11 @@ class Lean:
             answer = connection.receive(_OPERATIONS[operation].method != "HEAD")
             if operation == "get_object" and answer.status in (200, 206):
                 return self._stream(answer, connection)
+            found = self._take_body(answer, connection)
         except BaseException:
             connection.close()
             raise
-        return self._end(operation, answer, connection)
+        return _judge(operation, answer, found)
 
     def each(
         self, operation: str, requests: Iterable[Mapping[str, Any]]
@@ -195,12 +196,13 @@ class Lean:
             return connection
         try:
             answer = connection.receive()
+            found = self._take_body(answer, connection)
         except (OSError, Strange) as error:
             connection.close()
             return error
         try:
-            return self._end(operation, answer, connection)
-        except (OSError, Refused, Strange) as error:
+            return _judge(operation, answer, found)
+        except (Refused, Strange) as error:
             return error
 
     def _request(self, operation: str, parameters: Mapping[str, Any]) -> tuple[bytes, Buffer]:
@@ -233,23 +235,14 @@ class Lean:
             signed["content-length"] = str(len(body))
         return request_head(method, target, signed), body
 
-    def _end(self, operation: str, answer: Answer, connection: Connection) -> dict[str, Any]:
-        """Read the answer to its end, and give the connection back: others may have it then."""
-        fine = 200 <= answer.status < 300
-        try:
-            body = connection.body(answer, _BODY_LIMIT if fine else _ERROR_LIMIT)
-        except BaseException:
-            connection.close()
-            raise
+    def _take_body(self, answer: Answer, connection: Connection) -> bytes:
+        """Read the answer to its end, and give the connection back: from then on it is others'."""
+        body = connection.body(answer, _BODY_LIMIT if _is_fine(answer) else _ERROR_LIMIT)
         if answer.keeps:
             self._pool.give(connection)
         else:
             connection.close()
-        if answer.status in _REDIRECTS:
-            raise Strange("the store is elsewhere")
-        if not fine:
-            raise Refused(answer.status, answer.headers, body)
-        return _understand(operation, answer, body)
+        return body
 
     def _stream(self, answer: Answer, connection: Connection) -> dict[str, Any]:
         if answer.length is None or "content-encoding" in answer.headers:
@@ -288,6 +281,19 @@ class _Body:
 
 def _is_ready(connection: Connection | Exception) -> bool:
     return isinstance(connection, Exception) or connection.ready
+
+
+def _is_fine(answer: Answer) -> bool:
+    return 200 <= answer.status < 300
+
+
+def _judge(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:
+    """What the answer says; Refused, or Strange where only the SDK knows what to do."""
+    if answer.status in _REDIRECTS:
+        raise Strange("the store is elsewhere")
+    if not _is_fine(answer):
+        raise Refused(answer.status, answer.headers, body)
+    return _understand(operation, answer, body)
 
 
 def _understand(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:

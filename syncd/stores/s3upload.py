@@ -86,9 +86,12 @@ class S3Upload:
             CopySource={"Bucket": self._store.bucket, "Key": source.key},
             CopySourceRange=f"bytes={start}-{start + length - 1}",
             CopySourceIfMatch=f'"{source.version}"',
-        )["CopyPartResult"]
-        self._remember(number, answer)
-        return _tag(answer)
+        )
+        copied: Mapping[str, Any] = answer.get("CopyPartResult", {})
+        if "ETag" not in copied:  # it has taken this for a part without content
+            raise Permanent(f"{self._store.name} copies no ranges of objects")
+        self._remember(number, copied)
+        return _tag(copied)
 
     def _remember(self, number: int, answer: Mapping[str, Any]) -> None:
         part = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}

@@ -11,9 +11,10 @@ After each change of the store it is looked at:
 - a record names what lay on a disk at one moment, never a mixture;
 - a writer that has learnt that it is fenced makes no further change.
 
-With ``--parts`` most files go up in parts, and each part is a request at which a machine may die:
-the next life goes on with the upload. With ``--numbered`` the store ignores put-if-absent, and all
-writers go on side by side: then every commit of each has to stay restorable.
+With ``--parts`` most files go up in parts, some of which the store copies from the version before,
+and each part is a request at which a machine may die: the next life goes on with the upload. With
+``--numbered`` the store ignores put-if-absent, and all writers go on side by side: then every
+commit of each has to stay restorable.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ from syncd.uploads import Uploads
 from tests.faults.simstore import SimStore
 from tests.workbench import LAYOUT, Died
 
-_LARGE = 2000
-"""Bytes from which a file goes up in parts here."""
+_LARGE = 31 * 64
+"""Bytes from which a file goes up in parts here; of most of them the second one is the same."""
 
 _MOST_STEPS = 600
 
@@ -80,7 +81,7 @@ class World:
 
     def __init__(self, numbered: bool, conditional_copy: bool, parts: bool = False) -> None:
         self.parts = parts
-        self.store = SimStore(honours=not numbered, conditional_copy=conditional_copy)
+        self.store = SimStore(not numbered, conditional_copy, copies_ranges=parts)
         self.store.watch = self.changed
         self.numbered = numbered
         self.states: dict[str, set[frozenset[tuple[str, str]]]] = {}
@@ -183,6 +184,7 @@ class GatedUpload:
         self.key = upload.key
         self.id = upload.id
         self.holds = upload.holds
+        self.has = upload.has
         self.leave = upload.leave
         self.abort = upload.abort
 
@@ -191,6 +193,11 @@ class GatedUpload:
             return str(self._upload.send(number, data))
         what = f"part {number} of {self.key}"
         return str(self._actor.request(what, True, lambda: self._upload.send(number, data)))
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        what = f"part {number} of {self.key} from {source.key}"
+        work = lambda: self._upload.copy(number, source, start, length)  # noqa: E731
+        return str(self._actor.request(what, True, work))
 
     def finish(self, condition: Any = None) -> ObjectInfo:
         info: ObjectInfo = self._actor.request(

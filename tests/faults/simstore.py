@@ -38,7 +38,9 @@ _NONE = Object(b"", "", "")
 class SimStore(OneByOne):
     """Objects in a dictionary. Each change is told to ``watch`` once it has taken effect."""
 
-    def __init__(self, honours: bool = True, conditional_copy: bool = False) -> None:
+    def __init__(
+        self, honours: bool = True, conditional_copy: bool = False, copies_ranges: bool = False
+    ) -> None:
         self.name = "sim://bucket"
         self.honours = honours
         self.capabilities = Capabilities(
@@ -46,6 +48,7 @@ class SimStore(OneByOne):
             upload_if_absent=honours,
             conditional_copy=conditional_copy and honours,
             min_part_size=1,
+            copy_range=1 << 30 if copies_ranges else 0,
         )
         self.objects: dict[str, Object] = {}
         self.uploads: dict[str, SimUpload] = {}
@@ -153,6 +156,14 @@ class SimUpload:
 
     def holds(self, number: int, data: Buffer) -> bool:
         return bool(self._made) or self._parts.get(number) == data
+
+    def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
+        """Of whatever lies there: the version is nothing that this store looks at."""
+        self._there()
+        return self.send(number, self._store._get(source.key).data[start : start + length])
+
+    def has(self, number: int, length: int) -> bool:
+        return bool(self._made) or len(self._parts.get(number, b"")) == length
 
     def _there(self) -> None:
         if self.id not in self._store.uploads:

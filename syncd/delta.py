@@ -1,0 +1,82 @@
+"""What a file shares, block by block, with an object that holds an older version of it.
+
+A block of the new file is the old one's if SHA-256 says so: of all up to its end, or, where
+something before it has changed, of the block itself, begun with the old state before it. A mark
+of a few bytes spares that second digest where it would be in vain.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+
+from syncd.chain import Chain
+from syncd.errors import Conflict, StoreError
+from syncd.stores.base import ObjectInfo, ObjectStore
+from syncd.uploadrows import Arrived, Whole
+
+log = logging.getLogger(__name__)
+
+_MARKED = 4096
+"""Bytes at either end of a block that its mark is made of."""
+
+
+def mark_of(data: bytes) -> str:
+    """What tells most blocks that are not the same at no cost; it proves nothing."""
+    return f"{zlib.crc32(data[-_MARKED:], zlib.crc32(data[:_MARKED])):08x}"
+
+
+class Base:
+    """The older version."""
+
+    def __init__(
+        self,
+        whole: Whole,
+        parts: Mapping[int, Arrived],
+        store: ObjectStore,
+        on_refused: Callable[[Whole, StoreError], None],
+    ) -> None:
+        """``on_refused`` hears why its ranges cannot be copied."""
+        self.info = ObjectInfo(whole.key, whole.size, whole.version, 0.0)
+        self._whole = whole
+        self._parts = parts
+        self._store = store
+        self._on_refused = on_refused
+        self.given_up = False
+        """Whether the store has refused to copy of it."""
+
+    def has(self, part: Arrived, data: bytes) -> bool:
+        """Whether this block of the new file is the old one's."""
+        old = self._parts.get(part.number)
+        if self.given_up or old is None or old.mark != part.mark:
+            return False
+        return old.sha256 == part.sha256 or self.is_block(part.number, data)
+
+    def is_block(self, number: int, data: bytes) -> bool:
+        """Whether these are the bytes of one of its blocks, as far as that can be told."""
+        start = (number - 1) * self._whole.part
+        before = self._parts[number - 1].state if number > 1 else ""
+        if len(data) != min(self._whole.part, self._whole.size - start) or (start and not before):
+            return False
+        try:
+            chain = Chain(before, start)
+        except ValueError:
+            return False
+        chain.update(data)
+        return chain.hexdigest() == self._parts[number].sha256
+
+    def check(self) -> None:
+        """Conflict or NotFound unless it is still the object it was: then what was copied is its.
+
+        There are stores that do not look at the version that a copy is bound to.
+        """
+        if self._store.head(self.info.key).version != self.info.version:
+            raise Conflict(f"{self.info.key} is another version by now")
+
+    def refused(self, error: StoreError) -> None:
+        """The store has not copied a range: nothing more is asked of this object."""
+        if not self.given_up:
+            self.given_up = True
+            log.info("%s is sent, not copied: %s", self._whole.path, error.message)
+            self._on_refused(self._whole, error)
