@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from syncd.chain import Chain
-from syncd.errors import Conflict, StoreError
+from syncd.errors import Changed, Conflict, StoreError
 from syncd.stores.base import ObjectInfo, ObjectStore
 from syncd.uploadrows import Arrived, Whole
 
@@ -39,6 +40,9 @@ class Base:
     ) -> None:
         """``on_refused`` hears why its ranges cannot be copied."""
         self.info = ObjectInfo(whole.key, whole.size, whole.version, 0.0)
+        self.part = whole.part
+        self.most = max(1, store.capabilities.copy_range // whole.part)
+        """Blocks that are copied by one request."""
         self._whole = whole
         self._parts = parts
         self._store = store
@@ -55,9 +59,9 @@ class Base:
 
     def is_block(self, number: int, data: bytes) -> bool:
         """Whether these are the bytes of one of its blocks, as far as that can be told."""
-        start = (number - 1) * self._whole.part
+        start = (number - 1) * self.part
         before = self._parts[number - 1].state if number > 1 else ""
-        if len(data) != min(self._whole.part, self._whole.size - start) or (start and not before):
+        if len(data) != min(self.part, self.info.size - start) or (start and not before):
             return False
         try:
             chain = Chain(before, start)
@@ -65,6 +69,18 @@ class Base:
             return False
         chain.update(data)
         return chain.hexdigest() == self._parts[number].sha256
+
+    def shared(self, number: int, data: bytes, last: bool) -> int:
+        """Bytes at the beginning of a block that are the end of the older file, which has grown.
+
+        Those that follow must do as a part by themselves, the ``last`` one or not.
+        """
+        old, count = self._parts.get(number), self.info.size - (number - 1) * self.part
+        if old is None or not 0 < count < len(data):
+            return 0
+        enough = last or len(data) - count >= self._store.capabilities.min_part_size
+        head = data[:count]
+        return count if enough and old.mark == mark_of(head) and self.is_block(number, head) else 0
 
     def check(self) -> None:
         """Conflict or NotFound unless it is still the object it was: then what was copied is its.
@@ -80,3 +96,41 @@ class Base:
             self.given_up = True
             log.info("%s is sent, not copied: %s", self._whole.path, error.message)
             self._on_refused(self._whole, error)
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A part that is sent. ``data`` is what of it no copy has brought."""
+
+    part: Arrived
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Same:
+    """Parts in a row that the store copies, and so many bytes of the one behind them."""
+
+    base: Base
+    parts: Sequence[Arrived]
+    more: int = 0
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Where it begins, and its length."""
+        start = (self.parts[0].number - 1) * self.base.part
+        end = min(self.parts[-1].number * self.base.part, self.base.info.size)
+        return start, end + self.more - start
+
+    def read_again(self, read: Callable[[int, int], bytes]) -> Iterator[Fresh]:
+        """The same to be sent, by ``read(start, count)``; Changed if the file is another one."""
+        size = self.base.part
+        for part in self.parts:
+            data = read((part.number - 1) * size, size)
+            if not self.base.is_block(part.number, data):
+                raise Changed(f"{self.base.info.key}: what was to be copied of it is another file")
+            if self.more and part is self.parts[-1]:
+                more = read(part.number * size, self.more)
+                if not self.base.is_block(part.number + 1, more):
+                    raise Changed(f"{self.base.info.key}: what was to be copied is another file")
+                data += more
+            yield Fresh(part, data)

@@ -13,9 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from syncd.delta import Base
+from syncd.delta import Fresh, Same
 from syncd.errors import (
     Changed,
     Corrupt,
@@ -32,7 +31,7 @@ from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
 from syncd.reader import Reader, open_seen
 from syncd.scan import Stat
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
-from syncd.uploadrows import Arrived, Begun
+from syncd.uploadrows import Begun
 from syncd.uploads import Flight, OtherBytes, Uploads
 
 MIB = 1024 * 1024
@@ -267,78 +266,53 @@ class Transfer:
         halt: threading.Event | None,
         flying: list[Future[None]],
     ) -> str:
-        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``.
+        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``."""
 
-        Parts in a row that the store has already are copied together, by one request.
-        """
-        row: list[Arrived] = []
-        most = max(1, self.store.capabilities.copy_range // flight.part)
+        def blocks() -> Iterator[bytes]:
+            for data in _read_parts(file, size, flight.part):
+                file.check()  # a revision that is gone is not worth another part
+                _go_on_unless(halt, flight)
+                yield data
 
-        def start(work: Callable[..., None], *args: Any) -> None:
+        for piece in flight.pieces(blocks()):
             self._window.acquire()
-            job = self._parts.submit(work, flight, *args, halt)
+            if isinstance(piece, Same):
+                job = self._parts.submit(self._copy_parts, flight, piece, file, halt)
+            else:
+                job = self._parts.submit(self._send_part, flight, piece, halt)
             job.add_done_callback(lambda _job: self._window.release())
             flying.append(job)
             if not self.store.capabilities.parallel_parts:
                 job.result()
-
-        for number, data in enumerate(_read_parts(file, size, flight.part), start=1):
-            part = flight.digest(number, data)
-            file.check()  # a revision that is gone is not worth another part
-            if halt and halt.is_set():
-                raise GaveWay(f"{flight.key} was stopped before part {number}")
-            held = flight.holds(part, data)
-            copied = not held and flight.base is not None and flight.base.has(part, data)
-            if row and (not copied or len(row) == most):
-                start(self._copy_parts, flight.base, file, row)
-                row = []
-            if copied:
-                row.append(part)
-            elif not held:
-                start(self._send_part, part, data)
-            if any(done.done() and done.exception() for done in flying):
+            elif any(done.done() and done.exception() for done in flying):
                 break
-        else:
-            if row:
-                start(self._copy_parts, flight.base, file, row)
         for job in flying:
             job.result()
         file.check()
         return flight.sha256
 
     def _copy_parts(
-        self,
-        flight: Flight,
-        base: Base,
-        file: Reader,
-        parts: list[Arrived],
-        halt: threading.Event | None,
+        self, flight: Flight, same: Same, file: Reader, halt: threading.Event | None
     ) -> None:
         """Have parts copied; what the store does not copy is read again and sent."""
-        if halt and halt.is_set():
-            raise GaveWay(f"{flight.key} was stopped before part {parts[0].number}")
+        _go_on_unless(halt, flight)
         try:
-            if not base.given_up:
-                flight.copy(base, parts)
+            if not same.base.given_up:
+                flight.copy(same)
                 self._on_bytes(flight.key, 0)
                 return
         except (Permanent, NeedsOperator) as error:
-            base.refused(error)
-        for part in parts:
-            data = file.sample((part.number - 1) * flight.part, flight.part)
-            if not base.is_block(part.number, data):
-                raise Changed(f"{flight.key}: the file is not what it was when it was read")
-            self._send_part(flight, part, data, halt)
+            same.base.refused(error)
+        for fresh in same.read_again(file.sample):
+            self._send_part(flight, fresh, halt)
 
-    def _send_part(
-        self, flight: Flight, part: Arrived, data: bytes, halt: threading.Event | None
-    ) -> None:
-        self._limit.take(len(data), halt)
-        if halt and halt.is_set():
-            raise GaveWay(f"{flight.key} was stopped before part {part.number}")
-        with self.pace.sending(len(data)):
-            flight.send(part, data)
-        self._on_bytes(flight.key, len(data))
+    def _send_part(self, flight: Flight, fresh: Fresh, halt: threading.Event | None) -> None:
+        count = len(fresh.data)
+        self._limit.take(count, halt)
+        _go_on_unless(halt, flight)
+        with self.pace.sending(count):
+            flight.send(fresh)
+        self._on_bytes(flight.key, count)
 
     @staticmethod
     def in_parts(size: int) -> bool:
@@ -353,6 +327,11 @@ class Transfer:
         if part > can.max_part_size:
             raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")
         return part
+
+
+def _go_on_unless(halt: threading.Event | None, flight: Flight) -> None:
+    if halt and halt.is_set():
+        raise GaveWay(f"{flight.key} was stopped between two parts")
 
 
 def _read_parts(file: Reader, size: int, part: int) -> Iterator[bytes]:

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
 from syncd.chain import Chain
 from syncd.clock import Clock
-from syncd.delta import Base, mark_of
+from syncd.delta import Base, Fresh, Same, mark_of
 from syncd.errors import Conflict, NotFound, Permanent, StoreError, Transient
 from syncd.journal import Journal
 from syncd.pathrules import encoding_of
@@ -103,22 +103,40 @@ class Flight:
     def _length(self, first: int, last: int) -> int:
         return min(last * self.part, self._size) - (first - 1) * self.part
 
-    def send(self, part: Arrived, data: bytes) -> None:
-        """Send a part, and remember that it arrived."""
-        self._tell(part)
-        tag = self._upload.send(part.number, data)
-        if self._rows:
-            self._rows.add(replace(part, tag=tag))
+    def pieces(self, blocks: Iterable[bytes]) -> Iterator[Fresh | Same]:
+        """What is missing of the file, whose parts are ``blocks``: to be sent, or to be copied."""
+        row: list[Arrived] = []
+        for number, data in enumerate(blocks, start=1):
+            part, base = self.digest(number, data), self.base
+            held = self.holds(part, data)
+            same = not held and base is not None and base.has(part, data)
+            shared = 0
+            if row and base and (not same or len(row) >= base.most):
+                if not held and not same:
+                    shared = base.shared(number, data, number * self.part >= self._size)
+                yield Same(base, row, shared)
+                row = []
+            if same:
+                row.append(part)
+            elif not held:
+                yield Fresh(part, data[shared:] if shared else data)
+        if row and self.base:
+            yield Same(self.base, row)
 
-    def copy(self, base: Base, parts: Sequence[Arrived]) -> None:
-        """Have the store copy parts in a row, and remember that they are there."""
-        first, last = parts[0], parts[-1]
-        start = (first.number - 1) * self.part
-        length = self._length(first.number, last.number)
-        tag = self._upload.copy(first.number, base.info, start, length)
-        base.check()
+    def send(self, fresh: Fresh) -> None:
+        """Send a part, and remember that it arrived."""
+        self._tell(fresh.part)
+        tag = self._upload.send(fresh.part.number, fresh.data)
         if self._rows:
-            inner = (replace(part, tag=IN_RANGE) for part in parts[1:])
+            self._rows.add(replace(fresh.part, tag=tag))
+
+    def copy(self, same: Same) -> None:
+        """Have the store copy parts in a row, and remember that they are there."""
+        first, start, length = same.parts[0], *same.range
+        tag = self._upload.copy(first.number, same.base.info, start, length)
+        same.base.check()
+        if self._rows:
+            inner = (replace(part, tag=IN_RANGE) for part in same.parts[1:])
             self._rows.add(replace(first, tag=tag), *inner)
 
     def _tell(self, part: Arrived) -> None:

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
+import syncd.transfer
 from syncd.errors import Permanent
 from syncd.journal import Journal
 from syncd.records import CommitRecord
 from syncd.sealed import Sealed
 from syncd.sealing import Sealer
 from syncd.stores.base import ObjectInfo, ObjectStore
-from syncd.transfer import SINGLE_PUT as PART
 from tests.servers.fixtures import Bucket
 from tests.servers.wires import Wire
+from tests.stores.test_resume import MIB
 from tests.workbench import LAYOUT, Machine
 
+PART = 6 * MIB
 OLD = os.urandom(5 * PART + 1000)
 PLAIN = LAYOUT.plain("w.bin")
 NOISE = 200_000
@@ -66,6 +68,11 @@ class Line:
         self.direct.close()
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncd.transfer, "SINGLE_PUT", PART)
+
+
 @pytest.fixture
 def line(bucket: Bucket, wire: Wire, tmp_path: Path) -> Iterator[Line]:
     made = Line(bucket, wire, tmp_path / "disk")
@@ -95,10 +102,41 @@ def test_only_changed_blocks_travel(line: Line) -> None:
     assert copies
 
 
-def test_what_is_appended_travels_with_the_last_block(line: Line) -> None:
+def test_of_a_file_that_grows_the_tail_travels(line: Line) -> None:
+    """Within a block, over its end, and where what is left of it is too short for a part."""
+    content = OLD + os.urandom(PART // 3)
+    line.commit(content)
+    for more in (1, 300_000, PART, PART // 8, PART * 2 // 3, 2 * PART + 5):
+        left = -len(content) % PART  # of the last block
+        content += os.urandom(more)
+        whole = 0 if more <= left or left >= line.store.capabilities.min_part_size else PART - left
+        assert line.commit(content) < more + whole + NOISE
+
+
+def test_a_file_that_has_grown_and_changed(line: Line) -> None:
+    line.commit(OLD)
+    new = changed(OLD, 4) + os.urandom(1000)  # nothing comes before the last block to go with it
+    assert line.commit(new) < PART + 2000 + NOISE
+    again = changed(new, 1, 3) + os.urandom(1000)
+    assert line.commit(again) < 2 * PART + 1000 + NOISE
+    longer = os.urandom(PART) + again[PART:] + os.urandom(PART)
+    assert line.commit(longer) < 2 * PART + NOISE
+
+
+def test_a_file_that_has_grown_is_sent_where_its_object_is_gone(line: Line) -> None:
+    line.commit(OLD)
+    line.direct.delete([line.newest()])
+    new = OLD + os.urandom(1000)
+    line.machine.write("w.bin", new)
+    (record,) = line.machine.commit_all()
+    assert b"".join(line.direct.read(record.files[0].key)) == new
+    assert line.commit(new + b"more") < NOISE
+
+
+def test_what_is_cut_at_its_end_is_copied(line: Line) -> None:
     line.commit(OLD)
     grown = OLD + os.urandom(PART)
-    assert line.commit(grown) < PART + 1000 + NOISE
+    assert line.commit(grown) < PART + NOISE
     even = grown[: 6 * PART]
     assert line.commit(even) < NOISE  # cut at the end of a block
     assert line.commit(even + b"x") < NOISE
@@ -240,8 +278,10 @@ def test_an_encrypted_file_travels_whole(line: Line, bucket: Bucket, tmp_path: P
 _DIE = """
 import os, signal, sys
 from pathlib import Path
+import syncd.transfer
 from syncd.stores import open_store
 from tests.workbench import Machine
+syncd.transfer.SINGLE_PUT = int(sys.argv[5])
 store = open_store(sys.argv[1], sys.argv[2], os.environ)
 machine = Machine(Path(sys.argv[3]), Path(sys.argv[3]), store=store, writer="writer-b").start()
 left = [int(sys.argv[4])]
@@ -254,16 +294,17 @@ machine.commit_all()
 """
 
 
+@pytest.mark.parametrize("grown", [0, 5000])
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_life_that_is_killed_is_gone_on_with(
-    line: Line, bucket: Bucket, wire: Wire, tmp_path: Path, after: int
+    line: Line, bucket: Bucket, wire: Wire, tmp_path: Path, after: int, grown: int
 ) -> None:
     """What it has copied counts as done, and what it has sent."""
     line.commit(OLD)
     line.close()
-    new = changed(OLD, 1, 3)
+    new = changed(OLD, 1, 3) + os.urandom(grown)
     (tmp_path / "disk/checkpoints/w.bin").write_bytes(new)
-    arguments = (bucket.provider, bucket.bucket, str(tmp_path / "disk"), str(after))
+    arguments = (bucket.provider, bucket.bucket, str(tmp_path / "disk"), str(after), str(PART))
     began = wire.upward
     ended = subprocess.run(
         [sys.executable, "-c", _DIE, *arguments],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncd.clock import SystemClock
+from syncd.delta import Fresh
 from syncd.errors import Conflict, NotFound, StoreError
 from syncd.journal import Journal
 from syncd.records import Layout
@@ -240,7 +241,7 @@ def test_a_sweep_aborts_what_is_left_and_nothing_that_is_wanted(bucket: Bucket) 
     store, journal, clock = bucket.open(), Journal(None, "test"), Later()
     uploads = uploads_of(store, journal, clock)
     wanted = uploads.begin(LAYOUT.plain("run/a"), SIZE, PART, "run/a", "1:1:1:1")
-    wanted.send(wanted.digest(1, bytes(PART)), bytes(PART))
+    wanted.send(Fresh(wanted.digest(1, bytes(PART)), bytes(PART)))
     wanted.leave()
     mine = store.start_upload(LAYOUT.version(7, "run/b", "writer1.3"), SIZE)
     mine.leave()
@@ -282,7 +283,7 @@ def test_an_upload_of_another_revision_gives_way(bucket: Bucket) -> None:
     uploads = uploads_of(store, journal)
     for stat in ("1:1:1:1", "2:2:2:2"):
         flight = uploads.begin("eigen2/a", SIZE, PART, "a", stat)
-        flight.send(flight.digest(1, bytes(PART)), bytes(PART))
+        flight.send(Fresh(flight.digest(1, bytes(PART)), bytes(PART)))
         flight.leave()
     (left,) = journal.uploads()
     assert left.stat == "2:2:2:2"
