@@ -144,7 +144,7 @@ def command(tool: str, env: dict[str, str], disk: Path, kind: str) -> list[str]:
         return [sys.executable, "-m", "syncd", "--once"]
     if tool == "rclone":
         return [program("rclone"), "sync", "--s3-no-check-bucket", folder, f"s:{target}"]
-    words = ["s3", "--endpoint-url", env["AWS_ENDPOINT_URL"], "sync", "--quiet"]
+    words = ["s3", "--endpoint-url", env["AWS_ENDPOINT_URL"], "sync", "--only-show-errors"]
     return [program("aws"), *words, folder, f"s3://{target}"]
 
 
