@@ -37,13 +37,18 @@ class Base:
         parts: Mapping[int, Arrived],
         store: ObjectStore,
         on_refused: Callable[[Whole, StoreError], None],
+        uniform: bool = False,
     ) -> None:
-        """``on_refused`` hears why its ranges cannot be copied."""
+        """``on_refused`` hears why its ranges cannot be copied.
+
+        ``uniform``: the store takes parts of one length only, so blocks are copied one by one.
+        """
         self.info = ObjectInfo(whole.key, whole.size, whole.version, 0.0)
         self.part = whole.part
-        self.most = max(1, store.capabilities.copy_range // whole.part)
+        self.most = 1 if uniform else max(1, store.capabilities.copy_range // whole.part)
         """Blocks that are copied by one request."""
         self._whole = whole
+        self._uniform = uniform
         self._parts = parts
         self._store = store
         self._on_refused = on_refused
@@ -76,7 +81,7 @@ class Base:
         Those that follow must do as a part by themselves, the ``last`` one or not.
         """
         old, count = self._parts.get(number), self.info.size - (number - 1) * self.part
-        if old is None or not 0 < count < len(data):
+        if old is None or self._uniform or not 0 < count < len(data):
             return 0
         enough = last or len(data) - count >= self._store.capabilities.min_part_size
         head = data[:count]

@@ -32,7 +32,7 @@ from syncd.reader import Reader, open_seen
 from syncd.scan import Stat
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
-from syncd.uploads import Flight, OtherBytes, Uploads
+from syncd.uploads import Flight, Misfit, OtherBytes, Uploads
 
 MIB = 1024 * 1024
 SINGLE_PUT = 8 * MIB
@@ -121,7 +121,7 @@ class Transfer:
             for _ in range(_VANISHES):
                 file.rewind()
                 flight = self._begin(key, seen.size, name)
-                with suppress(NotFound):
+                with suppress(NotFound, Misfit):
                     return self._send_parts(file, flight, seen.size, condition, halt)
         raise Transient(
             f"uploads of {key} vanish before they are finished",
@@ -141,7 +141,7 @@ class Transfer:
                 return self._resume_packed(file, begun, seen, condition)
             flight = self.uploads.take_up(begun) if self.uploads else None
             if flight:
-                with suppress(NotFound, OtherBytes):
+                with suppress(NotFound, OtherBytes, Misfit):
                     return self._send_parts(file, flight, seen.size, condition, self.halt)
         return None
 
@@ -253,8 +253,6 @@ class Transfer:
             lost = isinstance(error, Changed | Permanent) or (
                 finishing and isinstance(error, Corrupt)
             )
-            if flight.base and finishing and isinstance(error, Corrupt):
-                flight.base.refused(error)  # a store that takes a range for the whole, it may be
             flight.abort() if lost else flight.leave()
             raise
 

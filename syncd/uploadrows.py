@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS parts (
     upload INTEGER NOT NULL, number INTEGER NOT NULL, sha256 TEXT NOT NULL, tag TEXT NOT NULL,
     state TEXT NOT NULL, mark TEXT NOT NULL, PRIMARY KEY (upload, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS wholes (
-    number INTEGER PRIMARY KEY, key TEXT NOT NULL, path TEXT NOT NULL, like TEXT NOT NULL,
+    number INTEGER PRIMARY KEY, key TEXT NOT NULL, path TEXT NOT NULL, kind TEXT NOT NULL,
     size INTEGER NOT NULL, part INTEGER NOT NULL, version TEXT NOT NULL);
 """
 
@@ -163,7 +163,7 @@ class UploadRows(Database):
                     self.drop_whole(int(older))
                 self._run(
                     "INSERT INTO wholes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    *(begun.number, key, begun.path, _like(begun.path)),
+                    *(begun.number, key, begun.path, _kind(begun.path)),
                     *(begun.size, begun.part, version),
                 )
                 self._run("DELETE FROM uploads WHERE number = ?", begun.number)
@@ -184,9 +184,9 @@ class UploadRows(Database):
         there is one with the same last part of the path.
         """
         rows = self._run(
-            "SELECT number, key, path, size, part, version FROM wholes WHERE like = ? "
+            "SELECT number, key, path, size, part, version FROM wholes WHERE kind = ? "
             "ORDER BY path = ? DESC, number DESC",
-            _like(path),
+            _kind(path),
             path,
         )
         name = path.rpartition("/")[2]
@@ -204,7 +204,7 @@ class UploadRows(Database):
             self._run("DELETE FROM wholes WHERE number = ?", number)
 
 
-def _like(path: str) -> str:
+def _kind(path: str) -> str:
     """What the paths of a file's versions have in common."""
     return re.sub(r"\d+", "#", path)
 

@@ -17,7 +17,7 @@ from itertools import chain
 from syncd.chain import Chain
 from syncd.clock import Clock
 from syncd.delta import Base, Fresh, Same, mark_of
-from syncd.errors import Conflict, NotFound, Permanent, StoreError, Transient
+from syncd.errors import Conflict, Corrupt, NotFound, Permanent, StoreError, Transient
 from syncd.journal import Journal
 from syncd.pathrules import encoding_of
 from syncd.records import Layout
@@ -31,9 +31,16 @@ log = logging.getLogger(__name__)
 LATE = 60.0
 """Seconds in which a store may still get a request of a process that is gone by now."""
 
+_NONE, _ONE_BY_ONE, _AS_LONG_AS_MAY_BE = range(3)
+"""How parts are copied within the store, as far as it is known to take them."""
+
 
 class OtherBytes(Permanent):
     """The file is not the one whose parts have arrived, though it looks the same."""
+
+
+class Misfit(Permanent):
+    """The store has made no object, or another one, of what it had copied itself."""
 
 
 class Flight:
@@ -47,10 +54,12 @@ class Flight:
         rows: Rows | None = None,
         known: Mapping[int, Arrived] | None = None,
         base: Base | None = None,
+        on_misfit: Callable[[StoreError], None] = lambda _error: None,
     ) -> None:
         """``part`` is the length of each part but the last; ``known`` are those that arrived.
 
-        What the file has in common with ``base`` can be copied.
+        What the file has in common with ``base`` can be copied; ``on_misfit`` hears of a store
+        that makes no object of that.
         """
         self.key = upload.key
         self.part = part
@@ -61,6 +70,8 @@ class Flight:
         self._known = known or {}
         self._chain = Chain()
         self._held = False
+        self._copied = any(part.tag == IN_RANGE for part in self._known.values())
+        self._on_misfit = on_misfit
         if isinstance(upload, SealedUpload):
             upload.part = part
 
@@ -133,6 +144,7 @@ class Flight:
     def copy(self, same: Same) -> None:
         """Have the store copy parts in a row, and remember that they are there."""
         first, start, length = same.parts[0], *same.range
+        self._copied = True
         tag = self._upload.copy(first.number, same.base.info, start, length)
         same.base.check()
         if self._rows:
@@ -145,8 +157,17 @@ class Flight:
             self._upload.digests[part.number] = part.sha256
 
     def finish(self, condition: Condition) -> ObjectInfo:
-        """Make the object. The upload is remembered until somebody remembers the object."""
-        info = self._upload.finish(condition)
+        """Make the object. The upload is remembered until somebody remembers the object.
+
+        Misfit where that is of no use for what was copied: then it is worth while to begin anew.
+        """
+        try:
+            info = self._upload.finish(condition)
+        except (Permanent, Corrupt) as error:
+            if not self._copied or isinstance(error, NotFound | Conflict):
+                raise
+            self._on_misfit(error)
+            raise Misfit(error.message, hint=error.hint) from error
         if self._rows:
             self._rows.close(finished=True)
         return info
@@ -219,7 +240,7 @@ class Uploads:
         self._refused: set[int] = set()
         self._met: dict[int, float] = {}
         """Uploads of which the store has not told the id, and when a sweep first met them."""
-        self._copies = store.capabilities.copy_range > 0
+        self._copies = _AS_LONG_AS_MAY_BE if store.capabilities.copy_range else _NONE
         self._lock = threading.Lock()
 
     def begin(self, key: str, size: int, part: int, path: str = "", stat: str = "") -> Flight:
@@ -243,8 +264,9 @@ class Uploads:
             self._live.discard(number)
             raise
         self._journal.name_upload(number, upload.id)
-        rows = Rows(self._journal, number, kept, self._live, self._copies)
-        return Flight(upload, size, part, rows, base=self._base(key, path, part))
+        rows = Rows(self._journal, number, kept, self._live, bool(self._copies))
+        base = self._base(key, path, part)
+        return Flight(upload, size, part, rows, None, base, self._is_misfit)
 
     def take_up(self, begun: Begun) -> Flight | None:
         """Go on with an upload; None, and it is forgotten, if it is gone."""
@@ -257,9 +279,9 @@ class Uploads:
             return None
         log.info("%s goes on: %d parts are there", begun.path, len(known))
         self._live.add(begun.number)
-        rows = Rows(self._journal, begun.number, True, self._live, self._copies)
+        rows = Rows(self._journal, begun.number, True, self._live, bool(self._copies))
         base = self._base(begun.key, begun.path, begun.part)
-        return Flight(upload, begun.size, begun.part, rows, known, base)
+        return Flight(upload, begun.size, begun.part, rows, known, base, self._is_misfit)
 
     def _base(self, key: str, path: str, part: int) -> Base | None:
         """The object that parts of a file may be copied from."""
@@ -268,13 +290,20 @@ class Uploads:
         whole = self._journal.whole_like(path)
         if whole is None or whole.part != part:
             return None
-        return Base(whole, self._journal.parts(whole.number), self._store, self._is_refused)
+        parts, uniform = self._journal.parts(whole.number), self._copies == _ONE_BY_ONE
+        return Base(whole, parts, self._store, self._is_refused, uniform)
 
     def _is_refused(self, whole: Whole, error: StoreError) -> None:
         """A range was not copied: its object is gone, or this store copies none."""
         self._journal.drop_whole(whole.number)
         if not isinstance(error, NotFound | Conflict):
-            self._copies = False
+            self._copies = _NONE
+
+    def _is_misfit(self, error: StoreError) -> None:
+        """There are stores that want all parts but the last to have one length."""
+        with self._lock:
+            self._copies = max(_NONE, self._copies - 1)
+        log.info("parts that were copied made no object: %s", error.message)
 
     def abort(self, begun: Begun) -> None:
         """Throw an upload away; what the store refuses to do now is tried again at a sweep."""
