@@ -39,12 +39,17 @@ def commands() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _helps(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
-    yield name, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def _helps(
+    word: str, command: click.Command, parent: click.Context | None = None
+) -> Iterator[tuple[str, str]]:
+    width = {"max_content_width": 100, "terminal_width": 100}
+    settings = {**command.context_settings, **width}
+    context = click.Context(command, parent=parent, info_name=word, **settings)
+    text = command.get_help(context)
+    yield context.command_path, "\n".join(line.rstrip() for line in text.splitlines())
     if isinstance(command, click.Group):
-        for word in sorted(command.commands):
-            yield from _helps(f"{name} {word}", command.commands[word])
+        for below in sorted(command.commands):
+            yield from _helps(below, command.commands[below], context)
 
 
 def settings() -> str:
