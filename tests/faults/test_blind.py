@@ -172,7 +172,8 @@ def test_root_under_which_a_disk_is_mounted_and_taken_away(build: Build) -> None
     root = shlex.quote(str(one.checkpoints))
     subprocess.run([*inside, "mount", "-t", "tmpfs", "tmpfs", str(one.checkpoints)], check=True)
     write = (
-        f"mkdir -p {root}/run/.tmp-2 && echo {{}} > {root}/run/.tmp-2/state.json && "
+        f"mkdir -p {root}/run/.tmp-2 && cd {root}/run && "
+        f"echo {{}} > .tmp-2/state.json && echo 2 > .tmp-2/w && "
         f"mv {root}/run/.tmp-2 {root}/run/gen-000002"
     )
     subprocess.run([*inside, "sh", "-c", write], check=True)
