@@ -51,7 +51,10 @@ class Changes:
     """Some were lost, or the root is another one: nothing is known."""
 
     another: bool = False
-    """The root is another folder than before: what it takes to look at it is not known either."""
+    """The root is another folder than the one that was watched before, or the first.
+
+    What it takes to look at it is not known either, and nothing below it is watched.
+    """
 
     files_in: set[str] = field(default_factory=set)
     """Folders of which files came, went or changed."""
@@ -126,7 +129,7 @@ class Watcher:
             self.before_listing("")
             self._reader.keep("")
         self._tell()
-        another, self._before = self._before not in (None, key), key
+        another, self._before = self._before != key, key
         self._lost("the watch is new", another)  # what came before it stood is found by a scan
 
     def _tell(self) -> None:

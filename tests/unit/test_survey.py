@@ -273,3 +273,21 @@ def test_another_root_is_looked_at_at_once_however_dear_the_last_one_was(tmp_pat
     slow.ensure(0)
     assert survey.part({}, thorough=False).everything
     slow.close()
+
+
+def test_root_that_came_just_before_the_first_look_is_watched_at_once(tmp_path: Path) -> None:
+    """It was not there when it was to be watched, and was when it was looked at."""
+    clock, root = FakeClock(), tmp_path / "root"
+    survey, slow = Survey(root, clock), Slow(root, clock)
+    survey.watcher = slow
+    slow.ensure(0)
+    (root / "run/gen-000001").mkdir(parents=True)
+    (root / "run/gen-000001/state.json").write_text("{}")
+    scan(survey, slow, 1000.0)
+    slow.ensure(0)
+    part = survey.part({}, thorough=False)
+    assert part.everything
+    assert [unit.path for unit in survey.look(part)] == ["run/gen-000001"]
+    (root / "run/gen-000002").mkdir()
+    wait_until(lambda: bool(slow.take()), "an event of a folder below")
+    slow.close()
