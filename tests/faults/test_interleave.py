@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-
 import pytest
 
-from tests.faults.interleave import run, run_all
+from tests.faults.interleave import run
 
 pytestmark = pytest.mark.first
 
@@ -51,8 +48,6 @@ def test_side_by_side_where_nobody_can_be_fenced() -> None:
 
 @pytest.mark.slow
 def test_a_thousand_interleavings() -> None:
-    shares = [range(at, at + 50) for at in range(0, 1000, 50)]
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        results = [result for share in pool.map(run_all, shares) for result in share]
+    results = list(run(range(1000)))
     assert [(seed, words) for seed, words, _ in results if words] == []
     assert sum(commits for _, _, commits in results) > 5000
