@@ -238,7 +238,7 @@ class Survey:
         for path in sorted(part.folders):
             folder = scanner.folder(path)
             if folder:
-                yield from self._below(folder, scanner)
+                yield from self._below(folder, part, scanner)
             elif scanner.is_there(path):  # a file or a link by now, or all the time
                 part.files_in.setdefault(path.rpartition("/")[0], set())
         for path in sorted(part.files_in):
@@ -246,12 +246,13 @@ class Survey:
             if folder and not any(above in part.folders for above in _and_above(path)):
                 yield from self._files_in(folder, part, scanner)
 
-    def _below(self, folder: Folder, scanner: Scanner) -> Iterator[Unit]:
+    def _below(self, folder: Folder, part: Part, scanner: Scanner) -> Iterator[Unit]:
         inside = f"{folder.path}/"
         for path in [p for p in self._containers if p == folder.path or p.startswith(inside)]:
             del self._containers[path]
         for unit in units(folder, scanner.above(folder), self._note):
-            self._recognised(unit)
+            if self._recognised(unit):  # what was a file or link by itself is none any more
+                part.files_in.setdefault(unit.path.rpartition("/")[0], set())
             yield unit
 
     def _files_in(self, folder: Folder, part: Part, scanner: Scanner) -> Iterator[Unit]:
@@ -261,14 +262,14 @@ class Survey:
         )
         if folder.path and (here is None or by_itself):  # it has become a checkpoint, or may have
             part.folders.add(folder.path)
-            yield from self._below(folder, scanner)
+            yield from self._below(folder, part, scanner)
             return
         here = here or Container(known=False, trackers=frozenset())
         part.files_in[folder.path] = set(folder.folders)
         for child in list(folder.folders.values()):
             if self.watcher and self.watcher.problem and self._is_new(child.path, part):
                 part.folders.add(child.path)
-                yield from self._below(child, scanner)
+                yield from self._below(child, part, scanner)
         for unit in lone_units(folder, here.trackers):
             self._recognised(unit)
             yield unit
@@ -284,16 +285,22 @@ class Survey:
         if not folder.path or (folder.folders and room):
             self._containers[folder.path] = Container(known, trackers)
 
-    def _recognised(self, unit: Unit) -> None:
-        """Remember of the folders above what a look at everything would have found."""
+    def _recognised(self, unit: Unit) -> bool:
+        """Remember of the folders above what a look at everything would have found.
+
+        Whether the folder it lies in has a tracker that was not known to be one.
+        """
         if unit.profile in (SET, LONE, COMPANION):
-            return
+            return False
         folder = unit.path.rpartition("/")[0]
         for above in _and_above(folder):
             if above in self._containers:
                 self._containers[above].known = True
-        if unit.tracker and folder in self._containers:
-            self._containers[folder].trackers |= {unit.tracker}
+        here = self._containers.get(folder)
+        if not unit.tracker or here is None or unit.tracker in here.trackers:
+            return False
+        here.trackers |= {unit.tracker}
+        return True
 
 
 def _and_above(path: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -291,3 +292,12 @@ def test_root_that_came_just_before_the_first_look_is_watched_at_once(tmp_path: 
     (root / "run/gen-000002").mkdir()
     wait_until(lambda: bool(slow.take()), "an event of a folder below")
     slow.close()
+
+
+def test_link_that_becomes_a_tracker_is_no_checkpoint_of_its_own_any_more() -> None:
+    twins: Any = Twins()
+    twins.link(folder="")
+    twins.both_see_the_same()
+    twins.write_member("", 1, "{:06}", "pretrained_model/model.safetensors")
+    twins.both_see_the_same()
+    twins.teardown()
