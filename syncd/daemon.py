@@ -29,6 +29,12 @@ _PULSE = 1.0
 
 _TICK = 0.1
 
+_HEED = 0.2
+"""Seconds after which the main thread heeds a signal that the system gave to another thread.
+
+Python runs its handlers in the main thread alone, and nothing wakes that one then.
+"""
+
 _MIRROR_DOWN = 5.0
 """Seconds that a mirror which is out of reach may hold up the end."""
 
@@ -116,7 +122,7 @@ class Daemon:
             for line in self._lines:
                 line.start()
             threading.Thread(target=self._beat, name="pulse", daemon=True).start()
-            while not self._ending.stopping.wait(3600):
+            while not self._ending.stopping.wait(_HEED):
                 pass
             return self._await_end()
 
