@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -193,3 +194,14 @@ def test_flush_by_hand_ends_though_its_requests_hang(
     print(seen)
     assert seen.code == 1 or way == "keeper"
     assert seen.over < 10.0  # a busy machine's pardon
+
+
+def test_signal_that_another_thread_gets_ends_it_too(build: Build) -> None:
+    """The system chooses the thread; Python's handlers run in the main one, which may sleep."""
+    one = build()
+    one.start()
+    assert one.daemon
+    threads = {int(task.name) for task in Path(f"/proc/{one.daemon.pid}/task").iterdir()}
+    other = max(threads - {one.daemon.pid})
+    assert ctypes.CDLL(None).tgkill(one.daemon.pid, other, signal.SIGTERM) == 0
+    assert one.daemon.wait(30) == 0
