@@ -22,6 +22,7 @@ from syncd.sealed import Sealed
 from syncd.sealing import Sealer
 from syncd.stores.base import Condition, ObjectInfo, ObjectStore
 from syncd.stores.resilient import Resilient
+from syncd.uploadrows import Arrived
 from tests.servers.fixtures import Bucket
 from tests.servers.wires import Wire
 from tests.stores.test_resume import MIB
@@ -381,8 +382,6 @@ def test_what_is_known_of_objects_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     journal = Journal(None, "test")
 
     def whole(path: str) -> None:
-        from syncd.uploadrows import Arrived
-
         number = journal.begin_upload(path, path, "1:1:1:1", 20, 10)
         journal.name_upload(number, "id")
         journal.add_parts(number, [Arrived(n, "0" * 64, "t", "", "m") for n in (1, 2)])
