@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -29,15 +30,17 @@ class Browser:
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
             f"--user-data-dir={home}", "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
-        # the browser reads its orders from 3 and answers on 4
-        high_read, high_write = os.dup2(read, 100), os.dup2(write, 101)
+        # The browser reads its orders from 3 and answers on 4. The numbers in between are free ones
+        # above both, asked of the system: a fixed one may be another thread's by then.
+        orders, answers = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (read, write))
+        moved = f'exec "$@" 3<&{orders} 4>&{answers} {orders}<&- {answers}>&-'
         self._process = subprocess.Popen(
-            ["bash", "-c", 'exec "$@" 3<&100 4>&101 100<&- 101>&-', "browser", *command],
-            pass_fds=(high_read, high_write),
+            ["bash", "-c", moved, "browser", *command],
+            pass_fds=(orders, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        for fd in (read, write, high_read, high_write):
+        for fd in (read, write, orders, answers):
             os.close(fd)
         self._number = 0
         self._rest = b""
