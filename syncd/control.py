@@ -7,6 +7,7 @@ only ever answers questions. What is answered is in web.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import logging
@@ -30,7 +31,6 @@ class Servers:
 
     def __init__(self) -> None:
         self._servers: list[tuple[Any, threading.Thread]] = []
-        self._closing = threading.Event()
 
     def listen_socket(self, application: Application, state_dir: Path) -> None:
         """Listen on the socket file of the state directory."""
@@ -50,27 +50,22 @@ class Servers:
         return int(listener.getsockname()[1])
 
     def close(self) -> None:
-        """Stop listening."""
-        self._closing.set()
+        """Stop listening, and hang up on whoever is still there."""
+        from waitress.wasyncore import close_all
+
         for server, thread in self._servers:
             server.task_dispatcher.shutdown()
-            server.close()
+            # by its own thread, which else would sleep on, and serve connections kept alive
+            server.trigger.pull_trigger(functools.partial(close_all, server._map))
             thread.join(2)
         self._servers.clear()
-
-    def _run(self, server: Any) -> None:
-        try:
-            server.run()
-        except OSError:
-            if not self._closing.is_set():  # else its sockets were closed under it, as intended
-                raise
 
     def _start(self, application: Application, **address: Any) -> None:
         from waitress.server import create_server
 
         logging.getLogger("waitress").setLevel(logging.ERROR)
         server = create_server(application, map={}, threads=2, **address)
-        thread = threading.Thread(target=self._run, args=(server,), name="http", daemon=True)
+        thread = threading.Thread(target=server.run, name="http", daemon=True)
         thread.start()
         self._servers.append((server, thread))
 

@@ -20,7 +20,7 @@ def found() -> str:
 
 
 class Browser:
-    """One page of one browser."""
+    """One browser, with one page at a time."""
 
     def __init__(self, home: Path) -> None:
         read, self._out = os.pipe()
@@ -44,18 +44,26 @@ class Browser:
             os.close(fd)
         self._number = 0
         self._rest = b""
-        self._session = ""
+        self._context = self._session = ""
         self.told: list[str] = []
         """What the page's console said, and what its policy has forbidden."""
 
-        target = next(
-            found for found in self._ask("Target.getTargets")["targetInfos"]
-            if found["type"] == "page"
-        )["targetId"]  # fmt: skip
-        attached = self._ask("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+    def begin(self) -> None:
+        """An empty page that knows nothing of those before it."""
+        self.told.clear()
+        self._context = self._ask("Target.createBrowserContext")["browserContextId"]
+        place = {"url": "about:blank", "browserContextId": self._context}
+        target = self._ask("Target.createTarget", **place)["targetId"]
+        self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             self._ask(f"{domain}.enable")
+
+    def end(self) -> None:
+        """Throw the page away, with all that it has stored."""
+        self._session = ""
+        self._ask("Target.disposeBrowserContext", browserContextId=self._context)
 
     def close(self) -> None:
         self._process.kill()

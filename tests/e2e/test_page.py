@@ -27,11 +27,18 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def chromium(tmp_path: Path) -> Iterator[Browser]:
-    made = Browser(tmp_path / "profile")
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    made = Browser(tmp_path_factory.mktemp("profile"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def chromium(running: Browser) -> Iterator[Browser]:
+    running.begin()
+    yield running
+    running.end()
 
 
 @pytest.fixture
