@@ -6,6 +6,7 @@ thread may fork; the lanes of the rig are such.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -68,6 +69,14 @@ class Child:
             if ready:
                 self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.code
+
+    def waited(self) -> float:
+        """Seconds that its threads were ready to run and had no processor, all together."""
+        total = 0
+        for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread, or all of it, that has just ended
+                total += int(task.read_text().split()[1])
+        return total / 1e9
 
     def kill(self) -> None:
         """SIGKILL, with all that it has started itself."""

@@ -39,6 +39,9 @@ class Host:
         self.lives: list[list[float]] = []
         """When each life of the daemon began and, once it has, ended."""
 
+        self.waited = 0.0
+        """Seconds that the threads of its last life waited for a processor."""
+
         self._children: dict[str, Child] = {}
 
     @property
@@ -98,8 +101,10 @@ class Host:
         child = self._children.pop(what, None)
         if child is None:
             return
+        waited = child.waited()
         child.kill()
         if what == "backup":
+            self.waited = waited
             self.lives[-1].append(time.monotonic())
 
     def lose(self) -> None:

@@ -46,7 +46,7 @@ def _run(made: Rig, todo: Iterator[tuple[str, int]]) -> list[Trial]:
     trials = []
     for trial in made.run(todo):
         trials.append(trial)
-        for words in (*trial.faults, *([f"late {trial.late}"] if trial.late else [])):
+        for words in trial.seen:
             print(f"seed {trial.seed} {trial.writer}: {words}\n    {trial.plan}")
     return trials
 

@@ -3,7 +3,9 @@
 ``python -m tests.faults.torture --minutes 10 --seed 1 --store s3``: each trial runs a writer and
 the daemon over a thin line, kills both with SIGKILL, restores on an empty disk and looks at every
 byte of the restored disk and of every commit in the store. It prints a line for each writer, and
-ends with 1 if anything was torn, mixed, out of order, written by a fenced machine or sent twice.
+ends with 1 if anything was torn, mixed, out of order, written by a fenced machine, sent twice, or
+lost though there had been time to send it. "Starved" are losses by a daemon that had waited for a
+processor for as long as it was late: more trials side by side than the machine can run.
 
 ``--control rclone`` and ``--control aws`` run a plain sync in a loop in the daemon's place: a rig
 under which those do not fail would prove nothing.
@@ -147,7 +149,7 @@ class Rig:
         return trial
 
     def _clear(self, order: Order, trial: Trial) -> None:
-        if self._keep and (trial.faults or trial.late):
+        if self._keep and trial.seen:
             kept, sockets = self._keep / str(order.seed), shutil.ignore_patterns("*.sock")
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(order.home, kept, symlinks=True, ignore=sockets)
@@ -176,7 +178,8 @@ def bad(trials: Sequence[Trial]) -> list[Trial]:
 def table(trials: Sequence[Trial], title: str) -> str:
     """A line for each writer, and the sum."""
     head = f"{title:<18} {'trials':>6} {'intact':>6} {'nothing':>7}"
-    lines = [head + "".join(f" {kind:>7}" for kind in _FAULTS) + "  late void  behind  age s"]
+    head += "".join(f" {kind:>7}" for kind in _FAULTS)
+    lines = [f"{head}  late starved void  behind  age s"]
     for writer in [*WRITERS, ""]:
         mine = [trial for trial in trials if writer in ("", trial.writer)]
         if not mine:
@@ -187,7 +190,8 @@ def table(trials: Sequence[Trial], title: str) -> str:
         lines.append(
             f"{writer or 'all':<18} {len(mine):>6} {kinds['intact']:>6} {kinds['nothing']:>7}"
             + "".join(f" {faults[kind]:>7}" for kind in _FAULTS)
-            + f" {sum(bool(t.late) for t in counted):>5} {sum(bool(t.void) for t in mine):>4}"
+            + f" {sum(bool(t.late) for t in counted):>5}"
+            + f" {sum(bool(t.starved) for t in counted):>7} {sum(bool(t.void) for t in mine):>4}"
             + f" {statistics.fmean(t.behind for t in mine):>7.1f}"
             + f" {statistics.fmean(t.age for t in mine):>6.1f}"
         )
@@ -211,12 +215,10 @@ def rig(
 
 
 def _tell(trial: Trial) -> None:
-    for fault in trial.faults:
-        note = f" (void: {trial.void})" if trial.void else ""
-        print(f"seed {trial.seed} {trial.writer}: {fault}{note}", flush=True)
-    if trial.late:
-        print(f"seed {trial.seed} {trial.writer}: late {trial.late}", flush=True)
-    if trial.faults or trial.late:
+    note = f" (void: {trial.void})" if trial.void else ""
+    for words in trial.seen:
+        print(f"seed {trial.seed} {trial.writer}: {words}{note}", flush=True)
+    if trial.seen:
         print(f"    {trial.plan}", flush=True)
 
 
@@ -261,7 +263,7 @@ def main() -> int:
                 words = f"\r{len(trials)} trials, {len(bad(trials))} failed "
                 print(words, end="", file=sys.stderr, flush=True)
     print(table(trials, given.control or f"syncd on {store}"))
-    return int(bool(bad(trials)))
+    return int(bool(bad(trials)) or any(trial.late for trial in trials))
 
 
 if __name__ == "__main__":

@@ -40,11 +40,22 @@ class Trial:
     """Seconds that the oldest of them had been complete."""
 
     late: str = ""
+    """What was lost though there had been time for it, in words."""
+
+    starved: str = ""
+    """The same, where the daemon waited for a processor for at least as long as it was late."""
+
     void: str = ""
     """Why it proves nothing: the machine that it ran on was too busy."""
 
     commits: int = 0
     seconds: float = 0.0
+
+    @property
+    def seen(self) -> list[str]:
+        """All that a person should look at."""
+        slow = {"late": self.late, "starved": self.starved}
+        return [*self.faults, *(f"{kind} {words}" for kind, words in slow.items() if words)]
 
     def add(self, finding: Finding, where: str) -> None:
         """Take note of what was found somewhere."""
@@ -218,7 +229,13 @@ class _Scene:
         trial.age = gone.seconds
         tells = not self._writer.quiet or plan.pause[0] > SETTLE
         if gone.late and tells and plan.storm is None:
-            trial.late = f"{gone.seconds:.1f} s, where {gone.bound:.1f} s are enough"
+            waited = self._hosts[-1].waited
+            words = f"{gone.seconds:.1f} s, where {gone.bound:.1f} s are enough"
+            words += f"; the daemon's threads waited {waited:.1f} s for a processor"
+            if gone.seconds > gone.bound + waited:
+                trial.late = words
+            else:
+                trial.starved = words
 
 
 def _control(
