@@ -51,12 +51,15 @@ step() { printf '\n== %s\n' "$*"; }
 if [[ -n $setup ]]; then
     step "packages"
     bash start_vast.sh --install s3,gcs,azure,trainer,test
-    if [[ -f tests/servers/install.sh ]]; then
-        step "servers"
-        PATH=$bin:$PATH bash tests/servers/install.sh
-    fi
 fi
 export PATH=$bin:$PATH
+place=$(mktemp -d "${TMPDIR:-/tmp}/syncd-XXXX") # short: sockets lie below it, of 107 characters
+servers=''
+if [[ -n $setup ]]; then # they come while the code is looked at
+    bash tests/servers/install.sh >"$place/servers.log" 2>&1 &
+    servers=$!
+    trap 'kill "$servers" 2>/dev/null || true; rm -rf "$place"' EXIT
+fi
 
 mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run 2>/dev/null)
 ((${#scripts[@]})) || mapfile -t scripts < <(find . -name '*.sh' -not -path './.venv*' -not -path './tests/.servers/*')
@@ -66,12 +69,19 @@ step "mypy" && mypy
 step "imports" && lint-imports
 step "shellcheck" && shellcheck "${scripts[@]}"
 step "hadolint" && hadolint Dockerfile
+if [[ -n $servers ]]; then
+    step "servers"
+    came=0
+    wait "$servers" || came=$?
+    cat "$place/servers.log"
+    ((came == 0)) || exit "$came"
+    trap - EXIT
+fi
 
 step "pytest"
 # Half of the time is waiting: for a quiet file, for a server, for the end of a process. What
 # holds seconds against a bound comes afterwards, with little beside it.
 failed=0
-place=$(mktemp -d "${TMPDIR:-/tmp}/syncd-XXXX") # short: sockets lie below it, of 107 characters
 tests() {
     local code=0
     python -m pytest --basetemp "$place/t" "$@" "${arguments[@]}" || code=$?
