@@ -115,8 +115,9 @@ while (($#)); do
     esac
     shift
 done
-[[ -z $install || $install =~ ^(s3|gcs|azure|trainer|test)(,(s3|gcs|azure|trainer|test))*$ ]] ||
-    die "$EXIT_USAGE" "--install knows s3, gcs, azure, trainer and test, not: $install"
+extras_known='s3|gcs|azure|zstd|encrypt|trainer|test'
+[[ -z $install || $install =~ ^($extras_known)(,($extras_known))*$ ]] ||
+    die "$EXIT_USAGE" "--install knows ${extras_known//|/, }; not: $install"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"

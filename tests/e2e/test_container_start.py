@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ import pytest
 from tests.e2e.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
+
+EXTRAS = metadata.metadata("syncd").get_all("Provides-Extra") or []
 
 SMI_4090 = "0, NVIDIA GeForce RTX 4090, 580.65.06, 24564 MiB, 8.9"
 SMI_5090 = "0, NVIDIA GeForce RTX 5090, 580.65.06, 32607 MiB, 12.0"
@@ -135,9 +138,8 @@ class Project:
         (venv / "bin").mkdir(parents=True)
         self.tool(venv / "bin" / "python", f'exec {sys.executable} "$@"')
         digest = hashlib.sha256((self.folder / "pyproject.toml").read_bytes()).hexdigest()
-        extras = ("trainer", "s3", "gcs", "azure")
         (venv / ".installed").write_text(
-            "".join(f"{digest} {extra} {self.folder}\n" for extra in extras)
+            "".join(f"{digest} {extra} {self.folder}\n" for extra in EXTRAS)
         )
         (self.folder / "market.csv").write_text("date,close\n")
 
@@ -206,6 +208,14 @@ def test_an_unknown_option_is_2(project: Project, words: list[str]) -> None:
     done = project.run(*words)
     assert done.returncode == 2
     assert "ERROR" in done.stderr
+
+
+@pytest.mark.parametrize("asking", ["Dockerfile", "tests/run.sh", "pyproject.toml"])
+def test_every_extra_that_anyone_asks_for_can_be_installed(project: Project, asking: str) -> None:
+    asked = re.findall(r"start_vast.sh --install ([a-z0-9,]+)", (ROOT / asking).read_text())
+    for extras in asked or [",".join(EXTRAS)]:
+        done = project.run("--install", extras)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_start_on_the_cpu_hands_everything_to_the_trainer(project: Project) -> None:
