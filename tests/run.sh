@@ -44,6 +44,7 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export VENV_DIR=${VENV_DIR:-$PWD/.venv}
+unset PYTHONDONTWRITEBYTECODE # thousands of processes start here: each would compile it all again
 bin=$VENV_DIR/bin
 
 step() { printf '\n== %s\n' "$*"; }

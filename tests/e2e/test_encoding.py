@@ -133,6 +133,8 @@ def test_a_whole_life(build: Build, bucket: Bucket, tmp_path: Path, ways: str) -
 def test_upload_that_was_killed_goes_on_where_it_was(
     build: Build, bucket: Bucket, tmp_path: Path, way: str
 ) -> None:
+    if way == "zstd" and bucket.kind not in ("local", "s3-seaweedfs"):
+        pytest.skip("what is compressed goes on from its spool, the same on every store")
     settings = {
         "zstd": {"SYNCD_COMPRESS": "zstd"},
         "key": {"SYNCD_ENCRYPT_KEY_FILE": fresh_key(tmp_path)},
