@@ -121,6 +121,38 @@ def test_shards_of_three_machines_are_one_commit_and_come_back_whole_or_each_its
     assert fresh.syncd("verify").returncode == 0
 
 
+def in_mirror(machine: Machine, name: str) -> Callable[[], bool]:
+    def ask() -> bool:
+        mirror = (machine.status() or {}).get("mirror") or {}
+        return bool((mirror.get("recovery_point") or {}).get("checkpoint") == name)
+
+    return ask
+
+
+def test_mirror_has_what_the_machines_saved_together(build: Build, tmp_path: Path) -> None:
+    """The mirror's own log decides there, by parts of its own, once all have arrived."""
+    (tmp_path / "mirror").mkdir()
+    machines = team(build, 2, CLOUD_MIRROR=f"file://{tmp_path / 'mirror'}")
+    for machine in machines:
+        machine.start()
+    for step in (10, 20):
+        name = save(machines, step)
+        all_have(machines, name)
+        for machine in machines:
+            wait_until(in_mirror(machine, name), f"{name} in the mirror; {machine.log()}")
+    assert [machine.stop() for machine in machines] == [0, 0]
+    expected: dict[str, bytes] = {}
+    for machine in machines:
+        assert machine.syncd("verify", "--mirror").returncode == 0
+        expected |= tree(machine.checkpoints / name)
+    (tmp_path / "bucket").rename(tmp_path / "lost")
+    fresh = member(build, 1, 2, "fresh", CLOUD_MIRROR=f"file://{tmp_path / 'mirror'}")
+    restored = fresh.syncd("restore", "--retry-for", "1")
+    assert restored.returncode == 0, restored.stderr
+    assert "the first store cannot help" in restored.stderr
+    assert tree(fresh.checkpoints / name) == expected
+
+
 def test_machine_that_dies_before_its_part_arrives_leaves_the_older_checkpoint(
     build: Build,
 ) -> None:
