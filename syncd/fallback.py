@@ -3,6 +3,9 @@
 The mirror is taken where the first store is out of reach, holds nothing intact, or nothing at all;
 and where it is ahead without any doubt: the first store was down when its machine was lost. In
 every case of doubt the first store counts, and the doubt is said.
+
+Of several machines that train together none takes the mirror by itself: each asks for itself, and
+one that reaches the first store would go on from another checkpoint than one that does not.
 """
 
 from __future__ import annotations
@@ -30,6 +33,11 @@ _GLANCE = 10.0
 
 _MOST = 50
 """Commits of the mirror that are looked at for that question."""
+
+_ON_EVERY = (
+    "not taking the mirror's by itself, as other machines may not: "
+    "python -m syncd restore --mirror on every one of them does"
+)
 
 Commits = Sequence["CommitRecord | Corrupt"]
 
@@ -59,8 +67,32 @@ class Fallback:
         except StoreError as error:
             if mirror is None:
                 return self._without_store(request, error)
+            if self._together:
+                self._leave(mirror, error.explain(), retry_for)
+                return self._without_store(request, error)
             return self._second(mirror, request, retry_for, error.explain(), error)
-        return self._second(mirror, request, retry_for, words, code) if words and mirror else code
+        if not words or mirror is None:
+            return code
+        if self._together:
+            return (code or _UNREACHABLE) if self._leave(mirror, words, retry_for) else code
+        return self._second(mirror, request, retry_for, words, code)
+
+    @property
+    def _together(self) -> bool:
+        """Whether other machines have to go on from the same checkpoint as this one."""
+        return self._settings.rank is not None
+
+    def _leave(self, mirror: Settings, words: str, retry_for: float) -> bool:
+        """Say that the mirror is not taken; whether it holds anything at all."""
+        try:
+            with self._reading(mirror, retry_for=retry_for) as (restorer, _):
+                holds = bool(restorer.commits())
+        except StoreError as error:
+            self._say(f"syncd: the mirror cannot be used: {error.explain()}")
+            return False
+        if holds:
+            self._say(f"syncd: WARNING: the first store cannot help: {words}; {_ON_EVERY}")
+        return holds
 
     def _first(self, request: Request, retry_for: float) -> tuple[int, str]:
         """The exit code, and in words why the mirror is to be tried; "" where it is not."""
@@ -69,7 +101,8 @@ class Fallback:
             mirror = self._settings.mirror
             if mirror and request.is_plain:
                 newer = self._ahead(mirror, commits, retry_for)
-                if newer and self._take(mirror, request, retry_for, newer) == _OK:
+                taken = newer and not self._together
+                if taken and self._take(mirror, request, retry_for, newer) == _OK:
                     return _OK, ""
             comeback = Comeback(self._settings, restorer, transfer, self._say)
             code = comeback.run(request, commits)
@@ -151,7 +184,8 @@ class Fallback:
         if newer:
             self._say(
                 f"syncd: WARNING: the MIRROR IS AHEAD: {newer[0].checkpoint} (commit "
-                f"{newer[0].seq} of {newer[0].committed_at}) is not in the store: taking it"
+                f"{newer[0].seq} of {newer[0].committed_at}) is not in the store: "
+                + (_ON_EVERY if self._together else "taking it")
             )
         elif doubt:
             self._say(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from syncd.parts import MARK_SLACK
+from syncd.records import Layout
 from tests.e2e.processes import Build, Machine, wait_until
 from tests.servers.fixtures import Bucket
 from tests.workbench import tree
@@ -130,9 +131,13 @@ def in_mirror(machine: Machine, name: str) -> Callable[[], bool]:
 
 
 def test_mirror_has_what_the_machines_saved_together(build: Build, tmp_path: Path) -> None:
-    """The mirror's own log decides there, by parts of its own, once all have arrived."""
+    """The mirror's own log decides there, by parts of its own, once all have arrived.
+
+    A restore takes it when it is told to: by itself each machine would decide for itself alone.
+    """
     (tmp_path / "mirror").mkdir()
-    machines = team(build, 2, CLOUD_MIRROR=f"file://{tmp_path / 'mirror'}")
+    settings = {"CLOUD_MIRROR": f"file://{tmp_path / 'mirror'}", "SYNCD_RESTORE_RETRY": "1"}
+    machines = team(build, 2, **settings)
     for machine in machines:
         machine.start()
     for step in (10, 20):
@@ -145,12 +150,29 @@ def test_mirror_has_what_the_machines_saved_together(build: Build, tmp_path: Pat
     for machine in machines:
         assert machine.syncd("verify", "--mirror").returncode == 0
         expected |= tree(machine.checkpoints / name)
-    (tmp_path / "bucket").rename(tmp_path / "lost")
-    fresh = member(build, 1, 2, "fresh", CLOUD_MIRROR=f"file://{tmp_path / 'mirror'}")
-    restored = fresh.syncd("restore", "--retry-for", "1")
-    assert restored.returncode == 0, restored.stderr
-    assert "the first store cannot help" in restored.stderr
+    behind = tmp_path / "bucket"
+    behind.rename(tmp_path / "first")
+    fresh = member(build, 1, 2, "fresh", **settings)
+    refused = fresh.syncd("restore")
+    assert refused.returncode == 1
+    assert "the first store cannot help" in refused.stderr
+    assert "restore --mirror on every one of them" in refused.stderr
+    assert not fresh.checkpoints.exists()
+    assert fresh.syncd("restore", "--mirror").returncode == 0
     assert tree(fresh.checkpoints / name) == expected
+
+    (tmp_path / "first").rename(behind)
+    (behind / Layout("eigen2").commit(number_of(machines[0], name))).unlink()
+    other = member(build, 1, 2, "other", **settings)
+    restored = other.syncd("restore")
+    assert "the MIRROR IS AHEAD: run/step_20" in restored.stderr
+    assert "restore --mirror on every one of them" in restored.stderr
+    assert [path.name for path in (other.checkpoints / "run").iterdir()] == ["step_10"]
+
+
+def number_of(machine: Machine, name: str) -> int:
+    rows = json.loads(machine.syncd("ls", "--json").stdout)
+    return next(int(row["seq"]) for row in rows if row["checkpoint"] == name)
 
 
 def test_machine_that_dies_before_its_part_arrives_leaves_the_older_checkpoint(
