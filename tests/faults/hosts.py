@@ -88,6 +88,7 @@ class Host:
 
     def start_writer(self, first: int) -> None:
         """A writer that goes on with this save."""
+        assert "writer" not in self._children, "nobody could kill the first one any more"
         plan, writer = self._plan, self._writer
 
         def work() -> None:

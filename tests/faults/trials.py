@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 from tests.faults.children import call
@@ -90,7 +91,8 @@ def _live(host: Host, plan: Plan) -> float:
     acts += [(plan.writer_dies, "die")] if plan.writer_dies is not None else []
     acts += [(plan.writer_again, "again")] if plan.writer_again is not None else []
     began = time.monotonic()
-    for at, act in sorted([*acts, (plan.lost, "lost")]):
+    # by time alone: at one moment a writer dies first, and another goes on then
+    for at, act in sorted([*acts, (plan.lost, "lost")], key=itemgetter(0)):
         time.sleep(max(0.0, began + at - time.monotonic()))
         if act == "kill":
             host.kill("backup")
