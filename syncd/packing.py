@@ -26,6 +26,9 @@ _LEVEL = 1
 _GAIN = 0.9
 """Of its length at most may be left of what is worth the work."""
 
+_THREADS = 2
+"""For a large file. The bytes are the same on every machine: an upload may go on on another one."""
+
 _SAMPLE = 64 * 1024
 _WINDOW = 128 * 1024 * 1024
 """Bytes that a frame may ask to have in memory: more than this writer or ``zstd`` itself takes."""
@@ -65,8 +68,8 @@ class Packer:
         """Remove what a life that was cut short has left."""
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _compressor(self) -> Any:
-        return self._zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+    def _compressor(self, threads: int = 0) -> Any:
+        return self._zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, threads=threads)
 
     def pack(self, data: Buffer) -> bytes | None:
         """The compressed form; None where that gains too little."""
@@ -110,7 +113,7 @@ class Packer:
         self, read: Callable[[int], bytes], size: int, write: Callable[[Buffer], int]
     ) -> str:
         digest, left, written = hashlib.sha256(), size, 0
-        packing = self._compressor().compressobj(size=size)
+        packing = self._compressor(_THREADS).compressobj(size=size)
         try:
             if shutil.disk_usage(self._folder).free < size:
                 return ""

@@ -81,7 +81,6 @@ class Pipeline:
         self._newest = Newest(keep_last, keep_every)
         self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots if rank is None else None
-        self._restless: set[str] = set()
         self._started = False
         self._sending: tuple[str, str] | None = None
         """Path and signature of what is being sent: it needs no judge meanwhile."""
@@ -129,7 +128,6 @@ class Pipeline:
             if part.covers(path):
                 self._backlog.drop(path)
                 self._forgive(path)
-        self._restless = {p for p in self._restless if p in waiting or (self._root / p).exists()}
         self._detector.forget_missing(self._backlog.paths())
         self._started = True
         self._tell_unreadable(part)
@@ -229,7 +227,8 @@ class Pipeline:
             record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
             log.info("%s: %s; looking again", unit.path, change.message)
-            self._restless.add(unit.path)
+            if self._snapshots:
+                self._snapshots.changed(unit)
         except GaveWay as reason:
             log.info("%s waits: %s", unit.path, reason.message)
             look.pending[:] = self.look().pending
@@ -243,8 +242,8 @@ class Pipeline:
             self._postpone(unit, error)
         else:
             self._forgive(unit.path)
-            if taken is None:
-                self._restless.discard(unit.path)
+            if self._snapshots:
+                self._snapshots.sent(unit, taken)
         finally:
             self._health.sending("", 0)
             self._sending = None
@@ -267,8 +266,8 @@ class Pipeline:
             self._survey.changed(unit.path)
 
     def _snapshot(self, unit: Unit) -> Snapshot | None:
-        """A copy of a checkpoint that changed while it was sent the last time."""
-        if unit.path not in self._restless or self._snapshots is None:
+        """A copy of a checkpoint, if the last of its series changed while it was sent."""
+        if self._snapshots is None or not self._snapshots.is_wanted(unit):
             return None
 
         def is_known(path: str, stat: Stat) -> bool:

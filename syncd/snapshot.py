@@ -1,4 +1,4 @@
-"""A copy on this disk of a checkpoint that is always replaced before its transfer ends.
+"""A copy on this disk of a checkpoint that is replaced or deleted before its transfer ends.
 
 Copying on one disk takes a small part of the time that a transfer over a thin uplink takes, and
 nothing where the file system can share the blocks (reflinks). What the copy holds is one moment of
@@ -7,6 +7,7 @@ the checkpoint, proven by a look at every member after the last byte was read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from syncd.errors import Changed
 from syncd.profiles import Unit
+from syncd.retention import series
 from syncd.scan import Stat
 
 _FICLONE = 0x40049409
@@ -25,6 +27,10 @@ _FICLONE = 0x40049409
 _CHUNK = 4 * 1024 * 1024
 _SHARE = 0.5
 """Share of the free space that snapshots may take where no limit is set."""
+
+
+_MOST = 1000
+"""Series of checkpoints that are remembered."""
 
 
 class NoRoom(Exception):
@@ -64,6 +70,24 @@ class Snapshots:
         self._folder = folder
         self._root = root
         self._limit = limit
+        self._restless: dict[str, None] = {}
+
+    def is_wanted(self, unit: Unit) -> bool:
+        """Whether the last of its series was not sent before it was replaced or deleted."""
+        return series(unit.path) in self._restless
+
+    def changed(self, unit: Unit) -> None:
+        """This one was another one, or gone, before the end: the next of its series is copied."""
+        self._restless[series(unit.path)] = None
+        if len(self._restless) > _MOST:
+            del self._restless[next(iter(self._restless))]
+
+    def sent(self, unit: Unit, taken: Snapshot | None) -> None:
+        """It was sent; without a copy the next of its series is tried only where that would do."""
+        with contextlib.suppress(OSError, Changed):
+            for path, stat in unit.files if taken else ():
+                _check(self._root / unit.below(path), stat)
+            self._restless.pop(series(unit.path), None)
 
     def clear(self) -> None:
         """Remove what a life that was cut short has left."""

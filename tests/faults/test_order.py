@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -107,6 +110,33 @@ def test_set_that_never_rests_is_committed_whole(build: Build) -> None:
 
 
 @pytest.mark.slow
+def test_each_that_is_deleted_before_its_transfer_ends_is_committed_now_and_then(
+    build: Build,
+) -> None:
+    """A trainer that keeps one checkpoint, and a line that takes longer than it lives."""
+    one = build(SYNCD_BWLIMIT="2M")
+    (one.checkpoints / "run").mkdir(parents=True)
+
+    def save(number: int) -> None:
+        files = {"w": number.to_bytes(8, "big") * (6 * MB // 8), "trainer_state.json": b"{}"}
+        one.write_checkpoint(f"run/checkpoint-{number}", files)
+        shutil.rmtree(one.checkpoints / f"run/checkpoint-{number - 1}", ignore_errors=True)
+
+    writer = Restless(save, 1.2)
+    one.start()
+    try:
+        wait_until(lambda: (one.status() or {}).get("commits", 0) >= 3, "three commits", 60)
+    finally:
+        writer.end()
+        one.kill()
+    two = build("two")
+    assert two.syncd("restore").returncode == 0
+    (folder,) = (two.checkpoints / "run").iterdir()
+    number = int(folder.name.partition("-")[2])
+    assert (folder / "w").read_bytes() == number.to_bytes(8, "big") * (6 * MB // 8)
+
+
+@pytest.mark.slow
 def test_new_checkpoint_does_not_wait_for_a_backlog(build: Build) -> None:
     one = build(SYNCD_BWLIMIT="4M")
     for number in (1, 2, 3):
@@ -123,6 +153,32 @@ def test_new_checkpoint_does_not_wait_for_a_backlog(build: Build) -> None:
     assert committed(one)[:2] == ["run/gen-000003", "run/gen-000004"]
     wait_until(lambda: len(committed(one)) == 4, "the backlog")
     assert one.point() == "run/gen-000004"
+
+
+@pytest.mark.slow
+def test_trainer_on_every_core_delays_a_checkpoint_but_not_for_ever(build: Build) -> None:
+    """The daemon has the lowest priority there is, which is little but not nothing."""
+    one = build()
+    one.start()
+    one.write_checkpoint("run/gen-000001", {"w": os.urandom(MB), "state.json": b"{}"})
+    wait_until(one.has_committed("run/gen-000001"), "the first")
+    busy = [sys.executable, "-c", "while True: pass"]
+    hogs = [subprocess.Popen(busy) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        one.write_checkpoint("run/gen-000002", {"w": os.urandom(20 * MB), "state.json": b"{}"})
+        began = time.monotonic()
+        # not by asking the daemon, which would have the less time for its work
+        log = one.disk.parent / "bucket/eigen2/.syncd/commits"
+
+        def there() -> bool:
+            return any("gen-000002" in record.read_text() for record in log.glob("*.json"))
+
+        wait_until(there, "the second, which starves", 120)
+        print(f"committed after {time.monotonic() - began:.1f} s")
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
 
 
 @pytest.mark.slow

@@ -229,8 +229,11 @@ class _Scene:
             ledger = Ledger({n: save for n, save in ledger.saves.items() if n >= SECOND})
         gone = loss(ledger, lives, restored.save, lost)
         trial.age = gone.seconds
-        tells = not self._writer.quiet or plan.pause[0] > SETTLE
-        if gone.late and tells and plan.storm is None:
+        # Without a marker quiet time alone tells that a save has ended, and of the very first
+        # one, with nothing to compare it with, five times as much.
+        quiet = SETTLE if trial.commits else 5 * SETTLE
+        tells = self._writer.proven or (trial.commits and not self._writer.quiet)
+        if gone.late and (tells or plan.pause[0] > quiet) and plan.storm is None:
             waited = self._hosts[-1].waited
             words = f"{gone.seconds:.1f} s, where {gone.bound:.1f} s are enough"
             words += f"; the daemon's threads waited {waited:.1f} s for a processor"
