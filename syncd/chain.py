@@ -36,6 +36,8 @@ def _openssl() -> Any:
     try:
         import _hashlib
 
+        if _hashlib.get_fips_mode():
+            return None  # there are such where these functions end the process
         library = ctypes.CDLL(_hashlib.__file__)
         update, final = library.SHA256_Update, library.SHA256_Final
         library.SHA256_Init.argtypes = [ctypes.c_void_p]

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 LATE = 60.0
 """Seconds in which a store may still get a request of a process that is gone by now."""
 
+_PATIENCE = 3
+"""Files of which no range was copied in time, after which this store is asked for none any more."""
+
 _NONE, _ONE_BY_ONE, _AS_LONG_AS_MAY_BE = range(3)
 """How parts are copied within the store, as far as it is known to take them."""
 
@@ -241,6 +244,7 @@ class Uploads:
         self._met: dict[int, float] = {}
         """Uploads of which the store has not told the id, and when a sweep first met them."""
         self._copies = _AS_LONG_AS_MAY_BE if store.capabilities.copy_range else _NONE
+        self._unanswered = 0
         self._lock = threading.Lock()
 
     def begin(self, key: str, size: int, part: int, path: str = "", stat: str = "") -> Flight:
@@ -296,8 +300,10 @@ class Uploads:
     def _is_refused(self, whole: Whole, error: StoreError) -> None:
         """A range was not copied: its object is gone, or this store copies none."""
         self._journal.drop_whole(whole.number)
-        if not isinstance(error, NotFound | Conflict):
-            self._copies = _NONE
+        self._unanswered += (unanswered := isinstance(error.__cause__, Transient))
+        if isinstance(error, NotFound | Conflict) or (unanswered and self._unanswered < _PATIENCE):
+            return
+        self._copies = _NONE
 
     def _is_misfit(self, error: StoreError) -> None:
         """There are stores that want all parts but the last to have one length."""

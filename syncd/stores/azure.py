@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, Transient
+from syncd.errors import Conflict, Corrupt, NeedsOperator, NotFound, Permanent, Transient
 from syncd.stores.base import (
     Buffer,
     Capabilities,
@@ -48,6 +48,9 @@ _FAILURES = (AzureError, requests.RequestException, OSError, ValueError)
 
 _RANGE = 4 * CHUNK
 """The SDK holds one answer in memory whole, so what it asks for at once is kept small."""
+
+_ID_BYTES = 4
+"""Of an upload's id; names of blocks have 23 characters, as many as those of logs."""
 
 _LARGEST_PUT = 5000 * 1024 * 1024
 _COPY_STALLS = 120.0
@@ -128,15 +131,14 @@ class AzureStore(OneByOne):
 
     def start_upload(self, key: str, size: int) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
-        return AzureUpload(self, checked_key(key), size, secrets.token_hex(8))
+        return AzureUpload(self, checked_key(key), size, secrets.token_hex(_ID_BYTES))
 
     def resume_upload(
         self, key: str, upload_id: str, size: int, tags: Mapping[int, str]
     ) -> AzureUpload:
         """See ObjectStore."""
-        del tags
         upload = AzureUpload(self, checked_key(key), size, upload_id)
-        upload.take_up()
+        upload.take_up(tags)
         return upload
 
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
@@ -243,21 +245,31 @@ class AzureStore(OneByOne):
 
 
 class AzureUpload:
-    """Blocks that become a blob when their list is committed."""
+    """Blocks that become a blob when their list is committed.
+
+    A request that nobody waits for any more can still be carried out, and puts its block in the
+    place of another of the same name. So a name says what is in it: the length of what was sent,
+    which is the same bytes whenever it is sent, and for each try to copy a number of its own. The
+    names of a blob must all have one length.
+    """
 
     def __init__(self, store: AzureStore, key: str, size: int, upload_id: str) -> None:
         self.key = key
-        # ids of blocks must all have one length, and be told from those of another upload
         self.id = upload_id
         self._store = store
         self._size = size
         self._blob = store.blob(key)
+        self._tags: dict[int, str] = {}
         self._lengths: dict[int, int] = {}
         self._there: dict[str, int] = {}
+        self._known: Mapping[int, str] = {}
         self._made: ObjectInfo | None = None
 
-    def take_up(self) -> None:
+    def take_up(self, tags: Mapping[int, str]) -> None:
         """Learn which blocks are there; NotFound if there are none, nor a blob made of them."""
+        if len(self.id) != 2 * _ID_BYTES:
+            raise NotFound(f"the upload of {self.key} is of an earlier version of syncd")
+        self._known = tags
         committed, waiting = self._store.ask(
             f"listing the blocks of {self.key}", lambda: self._blob.get_block_list("all")
         )
@@ -270,8 +282,12 @@ class AzureUpload:
             raise NotFound(f"the blocks of {self.key} are gone")
         self._made = self._store.head(self.key)
 
-    def _block(self, number: int) -> str:
-        return f"{self.id}-{number:06}"
+    def _name(self, number: int, tag: str) -> str:
+        return f"{self.id}{number:06}{tag}"
+
+    def _came(self, number: int, tag: str, length: int) -> str:
+        self._tags[number], self._lengths[number] = tag, length
+        return tag
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload. The server has verified the MD5 of each block when it came."""
@@ -279,33 +295,35 @@ class AzureUpload:
 
     def has(self, number: int, length: int) -> bool:
         """See Upload."""
-        if self._there.get(self._block(number)) != length:
+        tag = self._known.get(number, "")
+        if not tag or self._there.get(self._name(number, tag)) != length:
             return False
-        self._lengths[number] = length
+        self._came(number, tag, length)
         return True
 
     def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
         """See Upload. The version of the source is not looked at."""
         address = azureappend.readable(self._store.blob(source.key))
-        block = self._block(number)
+        tag = f"c{secrets.token_hex(4)}"
         self._store.ask(
             f"copying part {number} of {self.key}",
-            lambda: self._blob.stage_block_from_url(block, address, start, length),
+            lambda: self._blob.stage_block_from_url(
+                self._name(number, tag), address, start, length
+            ),
         )
-        self._lengths[number] = length
-        return ""
+        return self._came(number, tag, length)
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
         body = data if isinstance(data, bytes) else bytes(data)
+        tag = f"s{len(body):08x}"
         self._store.ask(
             f"sending part {number} of {self.key}",
             lambda: self._blob.stage_block(
-                self._block(number), body, length=len(body), validate_content=True
+                self._name(number, tag), body, length=len(body), validate_content=True
             ),
         )
-        self._lengths[number] = len(body)
-        return ""
+        return self._came(number, tag, len(body))
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
@@ -314,12 +332,19 @@ class AzureUpload:
             raise Permanent(f"{self.key}: {total} bytes were sent instead of {self._size}")
         if self._made:
             return self._made
-        blocks = [BlobBlock(self._block(number)) for number in sorted(self._lengths)]
+        blocks = [
+            BlobBlock(self._name(number, self._tags[number])) for number in sorted(self._tags)
+        ]
         answer = self._store.ask(
             f"finishing {self.key}",
             lambda: self._blob.commit_block_list(blocks, **conditions(condition)),
         )
-        return _info(self.key, total, answer)
+        made = _info(self.key, total, answer)
+        if any(tag.startswith("c") for tag in self._tags.values()):
+            found = self._store.head(self.key)
+            if found.version == made.version and found.size != total:
+                raise Corrupt(f"{self.key} has {found.size} bytes instead of {total}")
+        return made
 
     def abort(self) -> None:
         """See Upload. Blocks that are never committed vanish within a week."""

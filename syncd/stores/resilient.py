@@ -306,11 +306,12 @@ class Resilient:
     def _observed(self, request: Callable[[], _T]) -> _T:
         try:
             result = request()
-        except Transient as error:
-            self._failed(error)
-            raise
-        except StoreError:
-            self._succeeded()  # a refusal is an answer: the store is there
+        except StoreError as error:
+            failed = error if isinstance(error, Transient) else error.__cause__
+            if isinstance(failed, Transient):  # one of enough tries, too
+                self._failed(failed)
+            else:
+                self._succeeded()  # a refusal is an answer: the store is there
             raise
         self._succeeded()
         return result

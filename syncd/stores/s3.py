@@ -9,17 +9,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
-from syncd.errors import (
-    Corrupt,
-    NeedsOperator,
-    NotFound,
-    Permanent,
-    StoreError,
-    Transient,
-)
+from syncd.errors import Corrupt, NeedsOperator, NotFound, Permanent, StoreError, Transient
 from syncd.stores import s3append, s3copy, s3road
 from syncd.stores.base import (
     Body,
@@ -35,7 +29,7 @@ from syncd.stores.http1 import Strange
 from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
 from syncd.stores.s3lean import Lean, Refused
 from syncd.stores.s3proof import Proof
-from syncd.stores.s3upload import S3Upload, conditions, info_of, version_of
+from syncd.stores.s3upload import S3Upload, conditions, info_of, refuses_wrong, version_of
 from syncd.stores.wire import CHUNK, checked_key, server_time, side_by_side
 
 _NEXT = {
@@ -63,7 +57,7 @@ class S3Store(OneByOne):
         self._endpoint = s3road.endpoint_of(environ)
         self._bucket_seen = False
         self._batch_deletes = True
-        self._proof = Proof(environ, self._try_wrong)
+        self._proof = Proof(environ, partial(refuses_wrong, self))
         if bool(environ.get("AWS_ACCESS_KEY_ID")) != bool(environ.get("AWS_SECRET_ACCESS_KEY")):
             raise NeedsOperator(
                 "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set",
@@ -205,11 +199,10 @@ class S3Store(OneByOne):
         Over https botocore sends its CRC32 behind the body (aws-chunked), which Ceph up to 16
         answers by 411, and others refuse the header.
         """
-        sdk, self._sdk, self._proof.plain = self._sdk, None, True
         try:
-            return self._send_once(operation, data, parameters)
+            with self._plainly():
+                return self._send_once(operation, data, parameters)
         except _failures() as error:
-            self._sdk, self._proof.plain = sdk, False
             raise translate(error, what) from error
 
     def send_part(self, key: str, data: Buffer, **parameters: Any) -> Any:
@@ -218,21 +211,31 @@ class S3Store(OneByOne):
         self._proof.arrived(key, data, answer)
         return answer
 
-    def _try_wrong(self, key: str, body: Mapping[str, Any]) -> bool:
-        """Whether the store refuses a part whose checksum is wrong; of no upload that matters."""
-        upload = S3Upload(self, key, self.ask("create_multipart_upload", key)["UploadId"], 1)
-        try:
-            self.ask("upload_part", key, UploadId=upload.id, PartNumber=1, **body)
-        except (Corrupt, Permanent):
-            return True
-        finally:
-            upload.abort()
-        return False
-
     def start_upload(self, key: str, size: int) -> S3Upload:
         """See ObjectStore."""
-        answer = self.ask("create_multipart_upload", key)
-        return S3Upload(self, key, answer["UploadId"], size)
+        return S3Upload(self, key, self.begin_upload(key), size)
+
+    def begin_upload(self, key: str) -> str:
+        """The id of a new upload, which is told what checksums its parts come with."""
+        told = self._proof.algorithm
+        try:
+            return str(self.ask("create_multipart_upload", key, **told)["UploadId"])
+        except StoreError as error:
+            refused = isinstance(error.__cause__, Exception) and refuses_checksums(error.__cause__)
+            if not (told and self._endpoint and refused):
+                raise
+        with self._plainly():
+            return str(self.ask("create_multipart_upload", key)["UploadId"])
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Speak as older stores know it, and keep to that if it is accepted."""
+        sdk, self._sdk, self._proof.plain = self._sdk, None, True
+        try:
+            yield
+        except BaseException:
+            self._sdk, self._proof.plain = sdk, False
+            raise
 
     def resume_upload(
         self, key: str, upload_id: str, size: int, tags: Mapping[int, str]

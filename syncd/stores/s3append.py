@@ -25,7 +25,7 @@ REQUESTS = 4
 
 def append(store: S3Store, key: str, base: ObjectInfo, tail: Buffer) -> ObjectInfo:
     """See ObjectStore. An upload that fails leaves nothing: the next try starts its own."""
-    upload = store.ask("create_multipart_upload", key)["UploadId"]
+    upload = store.begin_upload(key)
     try:
         parts = _copied(store, key, base, upload)
         number = len(parts) + 1

@@ -120,6 +120,7 @@ _HEADERS = {
     "IfNoneMatch": "if-none-match",
     "ContentMD5": "content-md5",
     "ChecksumCRC32": "x-amz-checksum-crc32",
+    "ChecksumAlgorithm": "x-amz-checksum-algorithm",
     "CopySourceRange": "x-amz-copy-source-range",
     "CopySourceIfMatch": "x-amz-copy-source-if-match",
 }

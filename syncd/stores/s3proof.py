@@ -41,6 +41,16 @@ class Proof:
         """The SDK's word for what is sent along."""
         return "when_required" if self.plain else self._wanted
 
+    @property
+    def algorithm(self) -> dict[str, str]:
+        """What an upload is begun with whose parts have the checksums of ``headers``.
+
+        Amazon refuses a part with a checksum in an upload that was begun without ("Checksum Type
+        mismatch occurred, expected checksum Type: null, actual checksum Type: crc32").
+        """
+        told = not self.plain and self._wanted == "when_supported"
+        return {"ChecksumAlgorithm": "CRC32"} if told else {}
+
     def headers(self, data: Buffer) -> dict[str, str]:
         """The checksum of a body by which the store verifies what has arrived."""
         if self.plain:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +48,17 @@ class S3Upload:
             # there are stores, and rights, that do not let parts be listed
             if isinstance(gone, NeedsOperator) and code_of(gone.__cause__) != "AccessDenied":
                 raise
-            self._parts = {number: {"PartNumber": number, "ETag": tags[number]} for number in tags}
+            self._parts = {number: _part(number, tags[number]) for number in tags}
             made = self._store.head(self.key)
             if (made.version, made.size) != (self._etag(), self._size):
                 raise NotFound(f"the upload of {self.key} is gone") from gone
             self._made = made
-        self._there = {n: part for n, part in self._there.items() if _tag(part) == tags.get(n)}
+        known = {n: _part(n, tag) for n, tag in tags.items()}
+        self._there = {  # not every store lists the checksum of a part that it has copied
+            n: {**known[n], **part}
+            for n, part in self._there.items()
+            if n in known and version_of(part["ETag"]) == known[n]["ETag"]
+        }
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
@@ -120,14 +126,16 @@ class S3Upload:
             if info.version != self._etag():
                 raise
             return info  # the acknowledgement of an earlier try was lost
-        info = self._store.head(self.key)
-        if info.version == version_of(answer["ETag"]) and info.size != self._size:
+        info, made = self._store.head(self.key), version_of(answer["ETag"])
+        if info.version == made and info.size != self._size:
             raise Corrupt(f"{self.key} has {info.size} bytes instead of {self._size}")
-        return info
+        if info.version != made == self._etag():  # another machine has replaced it since
+            return replace(info, size=self._size, version=made)
+        return info  # there may be stores with other ETags in these two answers
 
     def _etag(self) -> str:
         """The ETag of the whole, as S3 makes it from those of the parts."""
-        etags = [_tag(self._parts[number]) for number in sorted(self._parts)]
+        etags = [version_of(self._parts[number]["ETag"]) for number in sorted(self._parts)]
         if not etags or any(len(etag) != 32 for etag in etags):
             return ""
         whole = hashlib.md5(bytes.fromhex("".join(etags)), usedforsecurity=False)
@@ -151,9 +159,26 @@ class S3Upload:
             raise Transient(f"parts of {self.key} still arrive after its upload was aborted")
 
 
+def refuses_wrong(store: S3Store, key: str, body: Mapping[str, Any]) -> bool:
+    """Whether the store refuses a part whose checksum is wrong; of no upload that matters."""
+    upload = S3Upload(store, key, store.begin_upload(key), 1)
+    try:
+        store.ask("upload_part", key, UploadId=upload.id, PartNumber=1, **body)
+    except (Corrupt, Permanent):
+        return True
+    finally:
+        upload.abort()
+    return False
+
+
 def _tag(part: Mapping[str, Any]) -> str:
-    """What S3 calls a part: by its ETag it is asked for in the end."""
-    return version_of(part["ETag"])
+    """What S3 calls a part, and its checksum: by these it is asked for in the end."""
+    return " ".join([version_of(part["ETag"]), *filter(None, [part.get("ChecksumCRC32")])])
+
+
+def _part(number: int, tag: str) -> dict[str, Any]:
+    etag, _, crc32 = tag.partition(" ")
+    return {"PartNumber": number, "ETag": etag, **({"ChecksumCRC32": crc32} if crc32 else {})}
 
 
 def conditions(condition: Condition) -> dict[str, str]:

@@ -26,6 +26,7 @@ class Wire:
     ``replace``: this in the client's stream becomes that, of the same length.
     ``rate``: bytes per second that pass on each connection, upward.
     ``refuse``: while it is set, each request is answered with these bytes by nobody but the wire.
+    ``said``: where it is a list, what each read from a client began with.
     ``flows``: while it is not set nothing passes any more, and nobody is told: a black hole.
     """
 
@@ -39,6 +40,7 @@ class Wire:
         self.refused = 0
         self.connections = 0
         self.cuts = 0
+        self.said: list[bytes] | None = None
         self.requests: list[str] = []
         """Method and path of each request that has gone up."""
         self.flows = threading.Event()
@@ -73,6 +75,8 @@ class Wire:
                     self.upward += len(data)
                     if self.rate:
                         time.sleep(len(data) / self.rate)
+                    if self.said is not None:
+                        self.said.append(data[:4096])
                     self.requests += [b" ".join(head).decode() for head in _REQUEST.findall(data)]
                 if upward and self.refuse:
                     self.refused += 1

@@ -15,7 +15,7 @@ import pytest
 
 import syncd.transfer
 from syncd.clock import SystemClock
-from syncd.errors import Permanent
+from syncd.errors import Permanent, Transient
 from syncd.journal import Journal
 from syncd.records import CommitRecord
 from syncd.sealed import Sealed
@@ -262,6 +262,40 @@ def test_a_store_that_refuses_is_asked_once(line: Line, bucket: Bucket) -> None:
     assert line.commit(new) > len(OLD)
     line.wire.replace = None
     assert line.commit(changed(new, 3)) > len(OLD)  # in this life
+
+
+def test_one_that_does_not_copy_in_time_is_asked_again_for_the_next_version(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short outage is no reason to send everything from now on; a third one is."""
+    start = line.store.start_upload
+    outage = [True]
+
+    def slow(key: str, size: int) -> Any:
+        upload: Any = start(key, size)
+        copy = upload.copy
+
+        def copied(*arguments: Any) -> str:
+            if outage[0]:
+                raise Permanent("no part of it is copied") from Transient("no answer in time")
+            return str(copy(*arguments))
+
+        upload.copy = copied
+        return upload
+
+    monkeypatch.setattr(line.store, "start_upload", slow)
+    line.commit(OLD)
+    new = changed(OLD, 2)
+    assert line.commit(new) > len(OLD)
+    outage[0] = False
+    new = changed(new, 3)
+    assert line.commit(new) < len(OLD)
+    outage[0] = True
+    for block in (1, 2):
+        new = changed(new, block)
+        assert line.commit(new) > len(OLD)
+    outage[0] = False
+    assert line.commit(changed(new, 3)) > len(OLD)
 
 
 def test_a_store_that_copies_more_than_the_range_is_found_out(line: Line, bucket: Bucket) -> None:

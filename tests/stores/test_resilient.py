@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import Conflict, NeedsOperator, NotFound, Transient
+from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, Transient
 from syncd.stores.base import Buffer, Condition, IfAbsent, ObjectInfo
 from syncd.stores.directory import DirectoryStore
 from syncd.stores.resilient import Resilient
@@ -237,6 +237,24 @@ def test_parts_are_retried_and_finish_too(
     faults.extend(down(2))
     assert upload.finish(IfAbsent()).size == 6
     assert b"".join(store.read("a")) == b"abcdef"
+
+
+def test_ranges_that_are_not_copied_in_time_are_an_outage_and_no_answer(
+    faulty: Faulty, clock: FakeClock, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Resilient(faulty, clock, stop)
+    source = store.put("old", b"abc")
+    upload = store.start_upload("a", 6)
+    faults = down(4)
+
+    def never(*_arguments: object) -> str:
+        raise faults.pop()  # type: ignore[misc]
+
+    monkeypatch.setattr(upload._upload, "copy", never)  # type: ignore[attr-defined]
+    with pytest.raises(Permanent) as raised:
+        upload.copy(1, source, 0, 3)
+    assert isinstance(raised.value.__cause__, Transient)
+    assert (len(faults), store.circuit.failures) == (1, 3)
 
 
 def test_a_lost_acknowledgement_of_a_conditional_put_is_left_to_the_caller(
