@@ -100,8 +100,9 @@ class Sealed:
         del base, tail, aside
         raise Permanent(f"{key} is encrypted: nothing can be appended to it")
 
-    def start_upload(self, key: str, size: int) -> Upload:
-        """See ObjectStore."""
+    def start_upload(self, key: str, size: int, copies: bool = False) -> Upload:
+        """See ObjectStore. Of what is encrypted nothing is copied."""
+        del copies
         upload = self._store.start_upload(self._at(key), sealed_size(size))
         return SealedUpload(upload, self._sealer, key, self._role(key), size)
 

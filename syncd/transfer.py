@@ -321,7 +321,9 @@ class Transfer:
         """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""
         can = self.store.capabilities
         wanted = max(SINGLE_PUT, can.min_part_size, -(-size // can.max_parts))
-        step = max(MIB, can.part_multiple)  # of a file that grows the parts mostly stay as long
+        step = can.part_multiple
+        if wanted > max(SINGLE_PUT, can.min_part_size):
+            step = max(step, MIB)  # of a file that grows the parts mostly stay as long
         part = -(-wanted // step) * step
         if part > can.max_part_size:
             raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")

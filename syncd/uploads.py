@@ -256,8 +256,9 @@ class Uploads:
         with self._lock:
             number = self._journal.begin_upload(key, path if kept else "", stat, size, part)
             self._live.add(number)
+        base = self._base(key, path, part)
         try:
-            upload = self._store.start_upload(key, size)
+            upload = self._store.start_upload(key, size, base is not None)
         except StoreError as error:
             told = any(u.key == key and not u.id for u in self._journal.uploads()[:-1])
             if told or not isinstance(error, Transient):  # else it may have begun all the same
@@ -269,7 +270,6 @@ class Uploads:
             raise
         self._journal.name_upload(number, upload.id)
         rows = Rows(self._journal, number, kept, self._live, bool(self._copies))
-        base = self._base(key, path, part)
         return Flight(upload, size, part, rows, None, base, self._is_misfit)
 
     def take_up(self, begun: Begun) -> Flight | None:

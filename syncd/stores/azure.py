@@ -129,8 +129,9 @@ class AzureStore(OneByOne):
         )
         return _info(key, len(body), answer)
 
-    def start_upload(self, key: str, size: int) -> AzureUpload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
+        del copies
         return AzureUpload(self, checked_key(key), size, secrets.token_hex(_ID_BYTES))
 
     def resume_upload(
@@ -180,8 +181,10 @@ class AzureStore(OneByOne):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         try:
-            for blob in self._container.list_blobs(name_starts_with=prefix or None):
-                yield _info(blob.name, blob.size, {**blob})
+            found = self._container.list_blobs(prefix or None, include=["metadata"])
+            for blob in found:
+                if (blob.metadata or {}).get("hdi_isfolder") != "true":  # of a Data Lake account
+                    yield _info(blob.name, blob.size, {**blob})
         except _FAILURES as error:
             raise translate(error, f"listing {self.name}") from error
 

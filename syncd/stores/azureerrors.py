@@ -38,9 +38,18 @@ _OPERATOR = {
     "InvalidResourceName": "correct CLOUD_BUCKET",
     "LeaseIdMissing": "somebody holds a lease on the blob: break it",
     "BlobImmutableDueToPolicy": "the container forbids changes: use another one",
+    "BlobImmutableDueToLegalHold": "the container forbids changes: use another one",
+    "BlobArchived": "the blob is in the archive tier: rehydrate it first",
 }
 _CONFLICT = {"BlobAlreadyExists", "ConditionNotMet", "TargetConditionNotMet"}
 _TRANSIENT = {"ServerBusy", "OperationTimedOut", "InternalError", "ContainerBeingDeleted"}
+_FINAL = {
+    "BlobOperationNotSupported",
+    "BlockCountExceedsLimit",
+    "DirectoryIsNotEmpty",
+    "InvalidBlobType",
+}
+"""Conflicts that do not end by waiting."""
 _CORRUPT = {"Md5Mismatch", "Crc64Mismatch", "InvalidMd5"}
 
 
@@ -92,6 +101,6 @@ def _translate_answer(  # noqa: PLR0911 - one for each kind
         return Refused(words, hint=_RIGHTS)
     if status == 404:
         return NotFound(words)
-    if status == 409:
+    if status == 409 and code not in _FINAL:
         return Transient(words, hint="another operation on the blob is under way")
     return Permanent(words, hint=_NAME if code in ("OutOfRangeInput", "InvalidUri") else "")

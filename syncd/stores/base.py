@@ -192,8 +192,12 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def start_upload(self, key: str, size: int) -> Upload:
-        """Start an upload of ``size`` bytes in parts."""
+    def start_upload(self, key: str, size: int, copies: bool = False) -> Upload:
+        """Start an upload of ``size`` bytes in parts.
+
+        ``copies``: some of them will perhaps be copied, which not every store can do in the same
+        kind of upload.
+        """
         ...
 
     def resume_upload(self, key: str, upload_id: str, size: int, tags: Mapping[int, str]) -> Upload:

@@ -169,8 +169,9 @@ class DirectoryStore(OneByOne):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def start_upload(self, key: str, size: int) -> DirectoryUpload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> DirectoryUpload:
         """See ObjectStore."""
+        del copies
         target, aside = self._path(key), self._aside()
         try:
             return DirectoryUpload(self.settle, key, aside, target, size, fresh=True)

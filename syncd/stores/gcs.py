@@ -150,12 +150,13 @@ class GCSStore(OneByOne):
             raise Corrupt(f"{key} arrived with another checksum", hint="it is sent again")
         return _info(blob)
 
-    def start_upload(self, key: str, size: int) -> GCSUpload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> GCSUpload:
         """See ObjectStore.
 
         A session takes its precondition when it starts, ``finish`` names its own at the end. So
         the session is bound to what is there now, and any condition is judged against that.
         """
+        del copies
         what = f"starting an upload of {key}"
         try:
             generation = self.head(key).version

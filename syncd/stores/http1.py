@@ -105,7 +105,7 @@ class Connection:
         """The head of the answer; its body too, unless the caller reads that: see ``body``."""
         while True:
             head, self._early = self._read_head()
-            answer = _parse(head)
+            answer = _parse(head, has_body)
             if answer.status >= 200:
                 break
         if not has_body or answer.status in (204, 304):
@@ -202,7 +202,7 @@ class Connection:
             self.close()
 
 
-def _parse(head: bytes) -> Answer:
+def _parse(head: bytes, has_body: bool = True) -> Answer:
     lines = head.decode("latin-1").split("\r\n")
     try:
         version, status = lines[0].split(" ", 2)[:2]
@@ -218,7 +218,8 @@ def _parse(head: bytes) -> Answer:
     if not version.startswith("HTTP/1."):
         raise Strange("the answer is no HTTP/1")
     answer.keeps = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-    if answer.length == -1 and answer.status not in (204, 304) and answer.status >= 200:
+    told = answer.length != -1 or answer.status in (204, 304) or answer.status < 200
+    if has_body and not told:
         raise Strange("the body of the answer has no length")
     return answer
 

@@ -162,7 +162,7 @@ class Resilient:
             pass
         return None
 
-    def start_upload(self, key: str, size: int) -> Upload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> Upload:
         """See ObjectStore; the upload's requests are retried like all others.
 
         Where the first try may have begun one as well, of which nobody has heard, it is aborted.
@@ -172,7 +172,7 @@ class Resilient:
         def one() -> Upload:
             nonlocal tried
             tried += 1
-            return self._store.start_upload(key, size)
+            return self._store.start_upload(key, size, copies)
 
         upload = self.attempt(one)
         if tried > 1:

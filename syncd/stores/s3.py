@@ -180,7 +180,9 @@ class S3Store(OneByOne):
         return answer
 
     def _send_once(self, operation: str, data: Buffer, parameters: Mapping[str, Any]) -> Any:
-        proven = {**parameters, **self._proof.headers(data)}
+        proven = dict(parameters)
+        if "ContentMD5" not in proven:
+            proven |= self._proof.headers(data)
         lean = self._road()
         if lean:
             try:
@@ -188,6 +190,8 @@ class S3Store(OneByOne):
             except Strange:
                 self._only_sdk()
         proven.pop("ChecksumCRC32", None)  # the SDK computes it, in the form that it prefers
+        if not self._proof.plain:
+            proven.pop("ContentMD5", None)  # and has told the upload of it
         proven["Body"] = data if isinstance(data, bytes | bytearray) else bytes(data)
         return getattr(self._client, operation)(Bucket=self.bucket, **proven)
 
@@ -211,13 +215,17 @@ class S3Store(OneByOne):
         self._proof.arrived(key, data, answer)
         return answer
 
-    def start_upload(self, key: str, size: int) -> S3Upload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> S3Upload:
         """See ObjectStore."""
-        return S3Upload(self, key, self.begin_upload(key), size)
+        return S3Upload(self, key, self.begin_upload(key, copies), size, copies)
 
-    def begin_upload(self, key: str) -> str:
-        """The id of a new upload, which is told what checksums its parts come with."""
-        told = self._proof.algorithm
+    def begin_upload(self, key: str, copies: bool = False) -> str:
+        """The id of a new upload, which is told what checksums its parts come with.
+
+        MinIO copies no part into one that was told. So where parts are copied, the others come
+        with their MD5, of which no upload is told.
+        """
+        told = {} if copies else self._proof.algorithm
         try:
             return str(self.ask("create_multipart_upload", key, **told)["UploadId"])
         except StoreError as error:
@@ -331,8 +339,8 @@ class S3Store(OneByOne):
                 for name, told in _NEXT[operation].items()
                 if page.get("IsTruncated") and page.get(told)
             }
-            if not following:
-                return
+            if following.items() <= parameters.items():
+                return  # it was the last one, or the store goes round in a circle
             parameters = {**parameters, **following}
 
     # -- copying and deleting

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from syncd.errors import Conflict, NotFound, StoreError
+from syncd.errors import Conflict, NotFound, Permanent, StoreError
 from syncd.stores.base import Buffer, IfVersion, ObjectInfo
-from syncd.stores.s3upload import conditions, version_of
+from syncd.stores.s3upload import conditions, md5, version_of
 from syncd.stores.wire import server_time
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ REQUESTS = 4
 
 def append(store: S3Store, key: str, base: ObjectInfo, tail: Buffer) -> ObjectInfo:
     """See ObjectStore. An upload that fails leaves nothing: the next try starts its own."""
-    upload = store.begin_upload(key)
+    upload = store.begin_upload(key, copies=True)
     try:
         parts = _copied(store, key, base, upload)
         number = len(parts) + 1
-        answer = store.send_part(key, tail, UploadId=upload, PartNumber=number)
+        where = {"UploadId": upload, "PartNumber": number}
+        answer = store.send_part(key, tail, **where, **md5(tail))
         parts.append(_part(number, answer))
         made = store.ask(
             "complete_multipart_upload",
@@ -63,10 +64,11 @@ def _copied(store: S3Store, key: str, base: ObjectInfo, upload: str) -> list[dic
             CopySourceRange=f"bytes={start}-{min(start + step, base.size) - 1}",
             CopySourceIfMatch=f'"{base.version}"',
         )
+        if "ETag" not in answer.get("CopyPartResult", {}):  # taken for a part without content
+            raise Permanent(f"{store.name} copies no ranges of objects")
         parts.append(_part(number, answer["CopyPartResult"]))
     return parts
 
 
 def _part(number: int, answer: Any) -> dict[str, Any]:
-    kept = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
-    return {"PartNumber": number, **kept}
+    return {"PartNumber": number, "ETag": answer["ETag"]}

@@ -35,7 +35,7 @@ def copy(store: S3Store, source: str, target: str) -> ObjectInfo:
 
 
 def _copy_ranges(store: S3Store, found: ObjectInfo, target: str) -> ObjectInfo:
-    upload = store.start_upload(target, found.size)
+    upload = store.start_upload(target, found.size, copies=True)
     step = max(_COPY_RANGE, -(-found.size // store.capabilities.max_parts))
     try:
         with ThreadPoolExecutor(4) as pool:

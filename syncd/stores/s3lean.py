@@ -23,6 +23,8 @@ from syncd.stores.s3sign import UNSIGNED, Signer
 _BODY_LIMIT = 64 * 1024 * 1024
 _ERROR_LIMIT = 1024 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
+_ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+"""What Amazon says of a bucket in another region than the one that was asked."""
 
 _SIGNED = 1024 * 1024
 """Bytes of the largest body that is hashed for its signature where there is no TLS."""
@@ -36,7 +38,7 @@ class Refused(Exception):
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         code, message = _reason(body)
-        self.response = {
+        self.response: dict[str, dict[str, Any]] = {
             "Error": {"Code": code or str(status), "Message": message},
             "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": dict(headers)},
         }
@@ -183,7 +185,7 @@ class Lean:
             try:
                 connection = self._pool.take()
                 connection.send(*self._request(operation, parameters))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - of the SDK too, which renews its keys
                 flying.append(error)
             else:
                 flying.append(connection)
@@ -293,7 +295,10 @@ def _judge(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:
     if answer.status in _REDIRECTS:
         raise Strange("the store is elsewhere")
     if not _is_fine(answer):
-        raise Refused(answer.status, answer.headers, body)
+        refused = Refused(answer.status, answer.headers, body)
+        if refused.response["Error"]["Code"] in _ELSEWHERE:
+            raise Strange("the store is in another region, which the SDK finds")
+        raise refused
     return _understand(operation, answer, body)
 
 
@@ -326,6 +331,8 @@ def _understand(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:
         if texts.get("EncodingType") == "url":
             for item in items:
                 item["Key"] = unquote_plus(item["Key"])
+            for name in texts.keys() & {"NextKeyMarker"}:
+                texts[name] = unquote_plus(texts[name])
         return {**found, **texts, **({named: items} if items else {})}
     return {**found, named: texts} if named else {**found, **texts}
 
@@ -361,5 +368,6 @@ def _parts_document(parts: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def _delete_document(objects: Iterable[Mapping[str, str]]) -> bytes:
-    inner = "".join(f"<Object><Key>{escape(item['Key'])}</Key></Object>" for item in objects)
+    keys = (escape(item["Key"]).replace("\r", "&#xD;").replace("\n", "&#xA;") for item in objects)
+    inner = "".join(f"<Object><Key>{key}</Key></Object>" for key in keys)
     return f"<Delete><Quiet>true</Quiet>{inner}</Delete>".encode()

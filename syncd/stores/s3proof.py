@@ -12,7 +12,7 @@ from typing import Any
 from syncd.errors import Corrupt, StoreError
 from syncd.stores.base import Buffer
 from syncd.stores.s3road import endpoint_of
-from syncd.stores.s3upload import version_of
+from syncd.stores.s3upload import md5, version_of
 
 _COMPARED = 32 * 1024**2
 """Bytes after which it is worth while to find out whether the store verifies checksums."""
@@ -54,7 +54,7 @@ class Proof:
     def headers(self, data: Buffer) -> dict[str, str]:
         """The checksum of a body by which the store verifies what has arrived."""
         if self.plain:
-            return {"ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
+            return md5(data)
         return {"ChecksumCRC32": _crc32(data)} if self._wanted == "when_supported" else {}
 
     def arrived(self, key: str, data: Buffer, answer: Mapping[str, Any]) -> bool:

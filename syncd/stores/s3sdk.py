@@ -43,7 +43,8 @@ def open_sdk(environ: Mapping[str, str], checksums: str) -> tuple[Any, Any]:
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     endpoint = endpoint_of(environ)
     host = urlsplit(endpoint).hostname or ""
-    style = "auto" if not host or host.endswith(VIRTUAL_HOSTS) else "path"
+    # "auto" has presigned URLs, by which the lean road finds its host, name the global endpoint
+    style = "virtual" if not host or host.endswith(VIRTUAL_HOSTS) else "path"
     try:
         client = boto3.session.Session(
             aws_access_key_id=key or None,

@@ -30,17 +30,27 @@ if TYPE_CHECKING:
 class S3Upload:
     """A multipart upload."""
 
-    def __init__(self, store: S3Store, key: str, upload: str, size: int) -> None:
+    def __init__(
+        self, store: S3Store, key: str, upload: str, size: int, copies: bool = False
+    ) -> None:
+        """``copies``: it was not told of checksums, so that parts may be copied into it."""
         self.key = key
         self.id = upload
         self._store = store
         self._size = size
+        self._copies = copies
         self._parts: dict[int, dict[str, Any]] = {}
         self._there: dict[int, Mapping[str, Any]] = {}
         self._made: ObjectInfo | None = None
 
     def take_up(self, tags: Mapping[int, str]) -> None:
-        """Learn which parts are there; NotFound if this upload is gone, and has made no object."""
+        """Learn which parts are there; NotFound if this upload is gone, and has made no object.
+
+        What the tags hold tells whether it was told of checksums; without any nothing is lost.
+        """
+        if not tags:
+            raise NotFound(f"nothing of the upload of {self.key} has arrived")
+        self._copies = not any(" " in tag for tag in tags.values())
         try:
             for page in self._store.pages("list_parts", Key=self.key, UploadId=self.id):
                 self._there.update({part["PartNumber"]: part for part in page.get("Parts", ())})
@@ -62,9 +72,9 @@ class S3Upload:
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
-        answer = self._store.send_part(self.key, data, UploadId=self.id, PartNumber=number)
-        self._remember(number, answer)
-        return _tag(answer)
+        where = {"UploadId": self.id, "PartNumber": number}
+        proof = md5(data) if self._copies else {}
+        return self._remember(number, self._store.send_part(self.key, data, **where, **proof))
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload. The tag is the one that the store has given to the part when it came."""
@@ -96,12 +106,13 @@ class S3Upload:
         copied: Mapping[str, Any] = answer.get("CopyPartResult", {})
         if "ETag" not in copied:  # it has taken this for a part without content
             raise Permanent(f"{self._store.name} copies no ranges of objects")
-        self._remember(number, copied)
-        return _tag(copied)
+        return self._remember(number, copied)
 
-    def _remember(self, number: int, answer: Mapping[str, Any]) -> None:
-        part = {name: answer[name] for name in ("ETag", "ChecksumCRC32") if name in answer}
+    def _remember(self, number: int, answer: Mapping[str, Any]) -> str:
+        names = ("ETag",) if self._copies else ("ETag", "ChecksumCRC32")
+        part = {name: answer[name] for name in names if name in answer}
         self._parts[number] = {"PartNumber": number, **part}
+        return _tag(part)
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
@@ -121,11 +132,12 @@ class S3Upload:
                 # S3 wants such an upload sent anew from its first part: it is lost
                 raise Conflict(f"{self.key} is being written by somebody else") from error
             raise
-        except NotFound:
-            info = self._store.head(self.key)
-            if info.version != self._etag():
-                raise
-            return info  # the acknowledgement of an earlier try was lost
+        except (NotFound, Conflict):
+            with contextlib.suppress(NotFound):
+                info = self._store.head(self.key)
+                if info.version == self._etag():
+                    return info  # the acknowledgement of an earlier try was lost
+            raise
         info, made = self._store.head(self.key), version_of(answer["ETag"])
         if info.version == made and info.size != self._size:
             raise Corrupt(f"{self.key} has {info.size} bytes instead of {self._size}")
@@ -179,6 +191,12 @@ def _tag(part: Mapping[str, Any]) -> str:
 def _part(number: int, tag: str) -> dict[str, Any]:
     etag, _, crc32 = tag.partition(" ")
     return {"PartNumber": number, "ETag": etag, **({"ChecksumCRC32": crc32} if crc32 else {})}
+
+
+def md5(data: Buffer) -> dict[str, str]:
+    """The checksum that every store knows, and that costs the most."""
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return {"ContentMD5": base64.b64encode(digest).decode()}
 
 
 def conditions(condition: Condition) -> dict[str, str]:

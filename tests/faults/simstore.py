@@ -92,7 +92,8 @@ class SimStore(OneByOne):
             if self.objects.pop(key, None):
                 self.watch(key)
 
-    def start_upload(self, key: str, size: int) -> SimUpload:
+    def start_upload(self, key: str, size: int, copies: bool = False) -> SimUpload:
+        del copies
         upload = SimUpload(self, key, f"u{next(self._numbers)}")
         self.uploads[upload.id] = upload
         return upload

@@ -186,3 +186,18 @@ def test_a_rotated_credentials_file_is_read_afresh(
         seen.append(store._client._request_signer._credentials.access_key)
         store.close()
     assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "host"),
+    [
+        ("bkt", "bkt.s3.af-south-1.amazonaws.com"),
+        ("with.dots", "s3.af-south-1.amazonaws.com"),  # no certificate holds for another name
+    ],
+)
+def test_amazon_is_asked_in_the_buckets_own_region(bucket: str, host: str) -> None:
+    """Its global endpoint knows nothing of the regions that came after 2019."""
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "af-south-1"}
+    store: Any = open_store("s3", bucket, keys)
+    assert store._road()._pool._address.host == host
+    store.close()

@@ -185,8 +185,8 @@ def test_store_that_refuses_the_condition_itself(tmp_path: Path) -> None:
 
 def test_store_that_guards_whole_objects_only(tmp_path: Path) -> None:
     class Half(SimStore):
-        def start_upload(self, key: str, size: int) -> Any:
-            upload = super().start_upload(key, size)
+        def start_upload(self, key: str, size: int, copies: bool = False) -> Any:
+            upload = super().start_upload(key, size, copies)
             finish = upload.finish
             upload.finish = lambda condition=None: finish()  # type: ignore[method-assign]
             return upload

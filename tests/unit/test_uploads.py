@@ -31,8 +31,8 @@ class Lost(DirectoryStore):
         self.parts: list[tuple[str, int]] = []
         self.vanished = 0
 
-    def start_upload(self, key: str, size: int) -> Any:
-        return Watched(super().start_upload(key, size), self)
+    def start_upload(self, key: str, size: int, copies: bool = False) -> Any:
+        return Watched(super().start_upload(key, size, copies), self)
 
     def resume_upload(self, key: str, upload_id: str, size: int, tags: Any) -> Any:
         return Watched(super().resume_upload(key, upload_id, size, tags), self)
