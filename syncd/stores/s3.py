@@ -180,9 +180,8 @@ class S3Store(OneByOne):
         return answer
 
     def _send_once(self, operation: str, data: Buffer, parameters: Mapping[str, Any]) -> Any:
-        proven = dict(parameters)
-        if "ContentMD5" not in proven:
-            proven |= self._proof.headers(data)
+        proof = {} if "ContentMD5" in parameters else self._proof.headers(data)
+        proven = {**parameters, **proof}
         lean = self._road()
         if lean:
             try:
@@ -222,22 +221,20 @@ class S3Store(OneByOne):
     def begin_upload(self, key: str, copies: bool = False) -> str:
         """The id of a new upload, which is told what checksums its parts come with.
 
-        MinIO copies no part into one that was told. So where parts are copied, the others come
-        with their MD5, of which no upload is told.
+        MinIO copies no part into one that was: there the others come with their MD5, untold.
         """
         told = {} if copies else self._proof.algorithm
         try:
             return str(self.ask("create_multipart_upload", key, **told)["UploadId"])
         except StoreError as error:
-            refused = isinstance(error.__cause__, Exception) and refuses_checksums(error.__cause__)
-            if not (told and self._endpoint and refused):
+            if not (told and self._endpoint and refuses_checksums(error.__cause__)):
                 raise
         with self._plainly():
             return str(self.ask("create_multipart_upload", key)["UploadId"])
 
     @contextlib.contextmanager
     def _plainly(self) -> Iterator[None]:
-        """Speak as older stores know it, and keep to that if it is accepted."""
+        """Speak as older stores do, and keep to that if it is accepted."""
         sdk, self._sdk, self._proof.plain = self._sdk, None, True
         try:
             yield

@@ -198,7 +198,7 @@ def _translate_answer(error: Exception, what: str) -> StoreError:  # noqa: PLR09
     return Permanent(words)
 
 
-def refuses_checksums(error: Exception) -> bool:
+def refuses_checksums(error: BaseException | None) -> bool:
     """Whether the store may have refused the form of botocore's checksums, not the request."""
     code, status = code_of(error), status_of(error)
     if status in (411, 501) or code in ("MissingContentLength", "XAmzContentSHA256Mismatch"):
