@@ -323,7 +323,7 @@ class Transfer:
         wanted = max(SINGLE_PUT, can.min_part_size, -(-size // can.max_parts))
         step = can.part_multiple
         if wanted > max(SINGLE_PUT, can.min_part_size):
-            step = max(step, MIB)  # of a file that grows the parts mostly stay as long
+            step *= -(-MIB // step)  # of a file that grows the parts mostly stay as long
         part = -(-wanted // step) * step
         if part > can.max_part_size:
             raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")
