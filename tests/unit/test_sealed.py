@@ -6,12 +6,14 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncd.clock import SystemClock
 from syncd.errors import Corrupt, Fenced, NeedsOperator, Permanent
+from syncd.pace import RateLimit
 from syncd.records import CommitRecord
 from syncd.restore import Restorer
 from syncd.retention import Retention
@@ -19,6 +21,7 @@ from syncd.sealed import Sealed
 from syncd.sealing import PLAIN, Sealer
 from syncd.stores.base import IfAbsent, ObjectStore
 from syncd.stores.directory import DirectoryStore
+from syncd.transfer import Transfer
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, tree
 
 KEY = bytes(range(32))
@@ -314,3 +317,20 @@ def test_all_threads_may_use_it_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_parts_of_a_very_large_file_are_whole_steps_of_the_store(
+    tmp_path: Path, encrypted: bool
+) -> None:
+    plain = DirectoryStore(tmp_path)
+    plain.capabilities = replace(plain.capabilities, max_parts=10_000, max_part_size=5 * 1024**3)
+    store = Sealed(plain, Sealer(KEY), LAYOUT) if encrypted else plain
+    can, clock = store.capabilities, SystemClock()
+    transfer = Transfer(store, 1, RateLimit(None, clock, threading.Event()))
+    for size in (200 * 1024**3, 200 * 1024**3 + 12345, 4 * 1024**4):
+        part = transfer.part_size(size)
+        assert part % can.part_multiple == 0
+        assert part * can.max_parts >= size
+    assert len({transfer.part_size(200 * 1024**3 + n * 1024**2) for n in range(20)}) == 1
+    transfer.close()
