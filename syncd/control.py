@@ -30,7 +30,8 @@ class Servers:
     """The listening sides, each in a thread of its own."""
 
     def __init__(self) -> None:
-        self._servers: list[tuple[Any, threading.Thread]] = []
+        self._servers: list[tuple[Any, dict[int, Any], threading.Thread]] = []
+        """Each with its open connections and its thread."""
 
     def listen_socket(self, application: Application, state_dir: Path) -> None:
         """Listen on the socket file of the state directory."""
@@ -53,10 +54,10 @@ class Servers:
         """Stop listening, and hang up on whoever is still there."""
         from waitress.wasyncore import close_all
 
-        for server, thread in self._servers:
+        for server, connections, thread in self._servers:
             server.task_dispatcher.shutdown()
             # by its own thread, which else would sleep on, and serve connections kept alive
-            server.trigger.pull_trigger(functools.partial(close_all, server._map))
+            server.trigger.pull_trigger(functools.partial(close_all, connections))
             thread.join(2)
         self._servers.clear()
 
@@ -64,10 +65,11 @@ class Servers:
         from waitress.server import create_server
 
         logging.getLogger("waitress").setLevel(logging.ERROR)
-        server = create_server(application, map={}, threads=2, **address)
+        connections: dict[int, Any] = {}
+        server = create_server(application, map=connections, threads=2, **address)
         thread = threading.Thread(target=server.run, name="http", daemon=True)
         thread.start()
-        self._servers.append((server, thread))
+        self._servers.append((server, connections, thread))
 
 
 @contextlib.contextmanager

@@ -101,8 +101,8 @@ class Fallback:
             mirror = self._settings.mirror
             if mirror and request.is_plain:
                 newer = self._ahead(mirror, commits, retry_for)
-                taken = newer and not self._together
-                if taken and self._take(mirror, request, retry_for, newer) == _OK:
+                may_take = newer and not self._together
+                if may_take and self._take(mirror, request, retry_for, newer) == _OK:
                     return _OK, ""
             comeback = Comeback(self._settings, restorer, transfer, self._say)
             code = comeback.run(request, commits)

@@ -28,7 +28,6 @@ _CHUNK = 4 * 1024 * 1024
 _SHARE = 0.5
 """Share of the free space that snapshots may take where no limit is set."""
 
-
 _MOST = 1000
 """Series of checkpoints that are remembered."""
 

@@ -331,8 +331,8 @@ def _understand(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:
         if texts.get("EncodingType") == "url":
             for item in items:
                 item["Key"] = unquote_plus(item["Key"])
-            for name in texts.keys() & {"NextKeyMarker"}:
-                texts[name] = unquote_plus(texts[name])
+            if "NextKeyMarker" in texts:
+                texts["NextKeyMarker"] = unquote_plus(texts["NextKeyMarker"])
         return {**found, **texts, **({named: items} if items else {})}
     return {**found, named: texts} if named else {**found, **texts}
 

@@ -136,6 +136,7 @@ class S3Upload:
             with contextlib.suppress(NotFound):
                 info = self._store.head(self.key)
                 if info.version == self._etag():
+                    self.abort()  # else what another machine has put there is the same
                     return info  # the acknowledgement of an earlier try was lost
             raise
         info, made = self._store.head(self.key), version_of(answer["ETag"])

@@ -7,12 +7,19 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import trustme
+from botocore.exceptions import CredentialRetrievalError
 
-from syncd.errors import NeedsOperator
+from syncd.errors import NeedsOperator, Permanent, Transient
 from syncd.stores import open_store
+from syncd.stores.http1 import Strange, _parse
+from syncd.stores.s3lean import _delete_document
+from syncd.stores.s3road import told
+from syncd.stores.s3sign import Keys
 from tests.servers.azure import connection_string
 
 Serve = Callable[..., str]
@@ -79,6 +86,7 @@ def refusal(provider: str, env: dict[str, str]) -> str:
         ("ContainerDisabled", 403, "enable the container"),
         ("LeaseIdMissing", 412, "break it"),
         ("BlobImmutableDueToPolicy", 409, "use another one"),
+        ("BlobArchived", 409, "rehydrate it"),
         ("AuthenticationFailed", 403, "AZURE_STORAGE_CONNECTION_STRING"),
     ],
 )
@@ -89,6 +97,73 @@ def test_what_azure_refuses_is_told_with_a_remedy(
     words = refusal("azure", {"AZURE_STORAGE_CONNECTION_STRING": connection_string(url)})
     assert code in words
     assert remedy in words
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("DirectoryIsNotEmpty", Permanent), ("PendingCopyOperation", Transient)]
+)
+def test_a_conflict_that_does_not_end_is_not_waited_for(
+    serve: Serve, code: str, error: type[Exception]
+) -> None:
+    connection = connection_string(serve(409, x_ms_error_code=code))
+    store = open_store("azure", "bucket", {"AZURE_STORAGE_CONNECTION_STRING": connection})
+    with pytest.raises(error):
+        store.put("a", b"x")
+    store.close()
+
+
+def lean(serve: Serve, status: int, body: bytes = b"", **headers: str) -> Any:
+    """S3's lean road to a server that says this."""
+    environ = {"AWS_ENDPOINT_URL": serve(status, body, **headers), "AWS_REGION": "eu-west-1"}
+    made = told("bkt", {**environ, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    assert made
+    return made
+
+
+@pytest.mark.parametrize(
+    "code", ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException"]
+)
+def test_a_bucket_in_another_region_is_left_to_the_sdk(serve: Serve, code: str) -> None:
+    body = f"<Error><Code>{code}</Code><Message>the region is wrong</Message></Error>".encode()
+    road = lean(serve, 400, body)
+    with pytest.raises(Strange):
+        road.call("list_objects_v2", {"Prefix": "x"})
+    road.close()
+
+
+def test_the_next_page_of_uploads_is_asked_for_by_its_own_name(serve: Serve) -> None:
+    """Names come escaped where that was asked for, the marker too."""
+    body = (
+        b"<R><EncodingType>url</EncodingType><NextKeyMarker>a%3D1+b</NextKeyMarker>"
+        b"<Upload><Key>a%3D1+b</Key><UploadId>u</UploadId></Upload></R>"
+    )
+    road = lean(serve, 200, body)
+    page = road.call("list_multipart_uploads", {"Prefix": "a"})
+    assert (page["NextKeyMarker"], page["Uploads"][0]["Key"]) == ("a=1 b", "a=1 b")
+    road.close()
+
+
+def test_credentials_that_cannot_be_renewed_are_an_answer_for_each(serve: Serve) -> None:
+    road = lean(serve, 200, ETag='"e"')
+
+    def keys() -> Keys:
+        raise CredentialRetrievalError(provider="sso", error_msg="expired")
+
+    road._signer._keys = keys
+    (found,) = road.each("put_object", [{"Key": "a", "Body": b"x"}])
+    assert isinstance(found, CredentialRetrievalError)
+    road.close()
+
+
+def test_a_head_needs_no_length() -> None:
+    assert _parse(b"HTTP/1.1 200 OK", has_body=False).status == 200
+    with pytest.raises(Strange):
+        _parse(b"HTTP/1.1 200 OK", has_body=True)
+
+
+def test_a_name_with_line_breaks_is_deleted_as_it_is() -> None:
+    document = _delete_document([{"Key": "a\r\nb"}])
+    assert ElementTree.fromstring(document).findtext("Object/Key") == "a\r\nb"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -484,3 +484,13 @@ def test_content_that_changes_on_its_way_is_corrupt(bucket: Bucket, wire: Wire) 
         upload.send(1, b"these are the weights")
         with pytest.raises(Corrupt):
             upload.finish()
+
+
+def test_a_folder_of_a_data_lake_is_no_object(bucket: Bucket) -> None:
+    if bucket.kind != "azure":
+        pytest.skip("a matter of Azure")
+    store: Any = bucket.open()
+    store.blob("run").upload_blob(b"", metadata={"hdi_isfolder": "true"})
+    store.put("run/w.bin", b"x")
+    assert [info.key for info in store.list("run")] == ["run/w.bin"]
+    store.close()
