@@ -23,7 +23,7 @@ from syncd.fallback import Fallback
 from syncd.health import Health
 from syncd.line import as_document
 from syncd.lock import AlreadyRunning, lock_state
-from syncd.motion import motion
+from syncd.motion import Motion
 from syncd.opening import JOURNAL, open_journal, open_resilient
 from syncd.pace import RateLimit
 from syncd.parting import HINT
@@ -207,13 +207,13 @@ def _once_here(settings: Settings, timeout: float) -> dict[str, Any]:
     name = "mirror flush" if settings.is_mirror else "flush"
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
-    moved_at, seen = began, motion()
+    moved_at, motion = began, Motion()
     with _bar("flushing") as (progress, task):
         while thread.is_alive():
             active = health.snapshot()["active"]
             progress.update(task, completed=active["bytes"], total=active["total"] or None)
             thread.join(_TICK)
-            if seen != (seen := motion()):
+            if motion.goes_on(health.last_progress()):
                 moved_at = clock.monotonic()
             if clock.monotonic() > max(deadline(), moved_at + timeout) + _TICK:
                 words = f"no progress for {timeout:g} s"  # a request hangs: nobody waits for it

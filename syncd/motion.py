@@ -12,20 +12,47 @@ from pathlib import Path
 _BYTES_ACKED = 120
 """Where linux/tcp.h has tcpi_bytes_acked in its struct tcp_info, since Linux 4.1."""
 
-_MIB = 20
+_READ = 4 << 20
+"""Bytes from disk that count as progress: more than modules loaded on the way."""
 
 
-def motion() -> int:
-    """A number that is another one each time while bytes are read from disk or taken upstream.
+class Motion:
+    """Tells work that goes on from work that is done over and over again.
 
-    What counts is what the far ends have acknowledged and whole MiB of what was read: a part of
-    8 MiB on a thin line, or the digest of a large file, is progress long before it is over.
+    What counts is what the far ends have acknowledged and what was read from disk: a part of 8 MiB
+    on a thin line, or the digest of a large file, is progress long before it is over. A request
+    that is made again, into a network that swallows all, gets no further than the one before it,
+    and a connection that is closed is no progress either.
     """
-    moved = bytes_read() >> _MIB
+
+    def __init__(self) -> None:
+        self._read = bytes_read()
+        self._taken = taken_upstream()
+        self._arrived = 0.0
+
+    def goes_on(self, arrived: float) -> bool:
+        """Whether there was progress since it was last asked.
+
+        ``arrived`` is another number whenever a part is over: from there on, all that the
+        connections carry is new.
+        """
+        read, taken = bytes_read(), taken_upstream()
+        over = arrived != self._arrived
+        further = over or taken > self._taken or read >= self._read + _READ
+        if further:
+            self._read = read
+            self._taken = taken if over else max(taken, self._taken)
+            self._arrived = arrived
+        return further
+
+
+def taken_upstream() -> int:
+    """Bytes that the far ends of all connections open now have acknowledged."""
+    taken = 0
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            moved += _acknowledged(os.dup(int(link.name)))
-    return moved
+            taken += _acknowledged(os.dup(int(link.name)))
+    return taken
 
 
 def bytes_read() -> int:
