@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 
+from syncd import compacted
 from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFound, StoreError
 from syncd.numbering import draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
@@ -34,6 +35,8 @@ class CommitLog:
     def __init__(self, store: ObjectStore, layout: Layout) -> None:
         self._store = store
         self.layout = layout
+        self._sizes: dict[int, int] = {}
+        self._compacted = compacted.Compacted(layout)
 
     def numbers(self) -> list[int]:
         """The numbers of all commits, ascending."""
@@ -42,7 +45,26 @@ class CommitLog:
     def sizes(self) -> dict[int, int]:
         """The numbers of all commits, each with the size of its record in bytes."""
         found = ((self.layout.seq_of(i.key), i.size) for i in self._store.list(self.layout.commits))
-        return {seq: size for seq, size in found if seq is not None}
+        self._sizes = {seq: size for seq, size in found if seq is not None}
+        return self._sizes
+
+    @contextmanager
+    def many(self, numbers: Collection[int]) -> Iterator[None]:
+        """While so many are recalled: it may be worth two requests to have most at once."""
+        if len(numbers) >= compacted.EVERY:
+            self._compacted = compacted.load(self._store, self.layout)
+        try:
+            yield
+        finally:
+            self._compacted = compacted.Compacted(self.layout)
+
+    def recall(self, seq: int) -> CommitRecord:
+        """As :meth:`read`, but as the record was when the log was listed last."""
+        return self._at_hand(seq) or self.read(seq)
+
+    def _at_hand(self, seq: int) -> CommitRecord | None:
+        size = self._sizes.get(seq)
+        return self._compacted.record(seq, size) if size else None
 
     def read(self, seq: int) -> CommitRecord:
         """One record; NotFound if it is gone, Corrupt if it cannot be trusted.
@@ -77,8 +99,14 @@ class CommitLog:
         higher. ``numbers`` are those to read, ascending, where they are known. With ``readers``
         it is read ahead, the more the further this comes.
         """
+        known = self.numbers() if numbers is None else numbers
+        with self.many(known):
+            yield from self._newest_first(reversed(known), claims, readers)
+
+    def _newest_first(
+        self, wanted: Iterable[int], claims: bool, readers: Executor | None
+    ) -> Iterator[CommitRecord | Corrupt]:
         later: list[CommitRecord] = []
-        wanted = reversed(self.numbers() if numbers is None else numbers)
         if readers is None:
             found = self._each(wanted)
         elif self._store.capabilities.many_at_once:
@@ -104,8 +132,14 @@ class CommitLog:
         """A log of thousands must not take thousands of times the store's delay."""
         left, width = iter(wanted), 1
         while batch := list(islice(left, width)):
-            answers = self._store.read_each((self.layout.commit(s), _SMALL + 1) for s in batch)
-            for seq, answer in zip(batch, answers, strict=True):
+            at_hand = {seq: self._at_hand(seq) for seq in batch}
+            asked = [self.layout.commit(seq) for seq in batch if not at_hand[seq]]
+            answers = iter(self._store.read_each((key, _SMALL + 1) for key in asked))
+            for seq in batch:
+                if record := at_hand[seq]:
+                    yield seq, record
+                    continue
+                answer = next(answers)
                 if isinstance(answer, StoreError) or len(answer) > _SMALL:
                     yield seq, self._try(seq)  # by itself: whatever is the matter with it
                     continue
@@ -137,7 +171,7 @@ class CommitLog:
 
     def _try(self, seq: int) -> CommitRecord | Corrupt | None:
         try:
-            return self.read(seq)
+            return self.recall(seq)
         except NotFound:
             return None
         except Corrupt as error:

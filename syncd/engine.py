@@ -14,6 +14,7 @@ from syncd import leftovers
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
+from syncd.compacted import Compactor
 from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
 from syncd.health import Health, Waiting
@@ -135,6 +136,7 @@ class Engine:
         self.out_of_reach = False
         self.uploads: Uploads | None = None
         self._sweeper = Sweeper(settings.checkpoint_dir, clock)
+        self._compactor: Compactor | None = None
         self.transfer: Transfer | None = None
         self.publisher: Publisher | None = None
 
@@ -150,6 +152,7 @@ class Engine:
         if not found.puts:
             log.warning("%s cannot refuse a second writer: use it with one machine", store.name)
         self.uploads = Uploads(store, self.journal, self.layout, self.clock)
+        self._compactor = Compactor(store, self.layout)
         packer = packer_for(settings.compress, settings.state_dir / PACKING)
         halt, uploads = self._halt, self.uploads
         transfer = self.transfer = Transfer(
@@ -210,7 +213,7 @@ class Engine:
             self.transfer.close()
         if self.store:
             self.store.close()
-        self.store = self.uploads = self.transfer = self.publisher = None
+        self.store = self.uploads = self.transfer = self.publisher = self._compactor = None
 
     def step(self, give_up: Callable[[], bool]) -> Look:
         """Look once, and commit what is complete until something newer may have come."""
@@ -280,7 +283,7 @@ class Engine:
         )
 
     def retain(self) -> None:
-        """Retention, where it is asked for, and what nobody will name; a failure waits.
+        """Retention, where it is asked for, what nobody will name, and a long log; a failure waits.
 
         On disk first: what the store is about to let go could not be proven afterwards.
         """
@@ -295,6 +298,9 @@ class Engine:
                 retention = Retention(self.store, self.layout, self.clock, ours)
                 pruned = retention.prune(settings.keep_last, every=settings.keep_every)
                 self.journal.drop_commits(record.seq for record in pruned.commits)
+            if self._compactor and not settings.rank:
+                known = self.journal.known_commits()
+                self._compactor.mind(known, self.journal.commits(self.layout))
         except (SyncdError, OSError) as error:
             log.warning("retention waits: %s", error)
 

@@ -183,7 +183,7 @@ class Seat:
 
         def read(seq: int) -> CommitRecord | None:
             try:
-                return self._log.read(seq)
+                return self._log.recall(seq)
             except NotFound:
                 pruned.append(seq)
                 return None
@@ -191,7 +191,9 @@ class Seat:
                 broken.append(error)
                 return CommitRecord(seq, "", UNREADABLE, "", "")
 
-        found = list(self._readers.map(read, sorted(sizes.keys() - known)))
+        unknown = sorted(sizes.keys() - known)
+        with self._log.many(unknown):
+            found = list(self._readers.map(read, unknown))
         if not any(self._journal.known_commits().values()) and not any(map(_readable, found)):
             refuse_locked(broken)
         with self._journal.transaction():  # else a death in between trusts what is stale by now
