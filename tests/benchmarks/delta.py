@@ -31,10 +31,9 @@ from pathlib import Path
 
 from syncd.transfer import SINGLE_PUT as BLOCK
 from tests.benchmarks.growth import work
-from tests.benchmarks.peers import BUCKET, PREFIX, environment, program
+from tests.benchmarks.peers import BUCKET, PREFIX, Weed, environment, program
 from tests.faults.children import Child
 from tests.servers import links
-from tests.servers.s3 import SeaweedFS
 
 MIB = 1024 * 1024
 
@@ -165,11 +164,11 @@ def counted(port: int, folder: Path) -> Iterator[tuple[int, Callable[[], int]]]:
 def travels(tool: str, row: str, scale: float) -> tuple[int, Change]:
     """Bytes that a tool sends for the second version."""
     with work() as disk:
-        server = SeaweedFS()
+        server = Weed()
         try:
             server.start()
+            server.make_bucket()
             client = server.client()
-            client.create_bucket(Bucket=BUCKET)
             env = {**environment(server, disk), "SYNCD_SHUTDOWN_GRACE": "3600"}
             kind = "logs" if row == "log" else "checkpoints"
             (disk / "checkpoints").mkdir()

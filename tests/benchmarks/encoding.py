@@ -20,7 +20,7 @@ from syncd.config import parse_bytes
 from syncd.keys import new_key
 from tests.benchmarks.measure import Run, measure
 from tests.benchmarks.peers import SERVERS, environment, upload
-from tests.benchmarks.transfer import CHECKPOINT, make_bucket, make_files, turn
+from tests.benchmarks.transfer import CHECKPOINT, make_files, turn
 
 WAYS = ("plain", "zstd", "key", "zstd and key")
 
@@ -41,7 +41,7 @@ def run_once(way: str, kind: str, disk: Path, small: bool, limit: str) -> Run:
     server = SERVERS[kind]()
     try:
         server.start()
-        make_bucket(server)
+        server.make_bucket()
         shutil.rmtree(disk / ".syncd", ignore_errors=True)
         env = environment(server, disk)
         if limit:

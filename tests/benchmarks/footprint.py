@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.benchmarks.measure import measure
 from tests.benchmarks.peers import SERVERS, environment, upload
-from tests.benchmarks.transfer import make_bucket, make_files
+from tests.benchmarks.transfer import make_files
 
 
 def cpu_seconds(pid: int) -> float:
@@ -76,7 +76,7 @@ def main() -> None:
         make_files(disk / "checkpoints", f"{asked.files}x1K")
         try:
             server.start()
-            make_bucket(server)
+            server.make_bucket()
             env = environment(server, disk)
             measure(upload("syncd", env, small=True), env, disk)
             took = []

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from tests.servers.azure import ACCOUNT, Azurite, connection_string
+from tests.servers.azure import SECRET as AZURE_SECRET
+from tests.servers.gcs import FakeGcs
 from tests.servers.process import NotInstalled, Server
-from tests.servers.s3 import KEY, SECRET, S3Server, SeaweedFS
+from tests.servers.s3 import KEY, SECRET, SeaweedFS
 
 HOME = Path(__file__).parent.parent / ".peers"
 ROOT = Path(__file__).parents[2]
@@ -57,10 +65,126 @@ def program(name: str) -> str:
     return str(path)
 
 
+class Place(Protocol):
+    """Where a benchmark's files go."""
+
+    folder: Path
+    keeps: bool
+    """Whether what is sent can be fetched again."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def env(self) -> dict[str, str]: ...
+    def make_bucket(self) -> None: ...
+
+
+def _s3(url: str) -> dict[str, str]:
+    return {
+        "CLOUD_PROVIDER": "s3",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "BUCKET": BUCKET,
+        "RCLONE_CONFIG_S_TYPE": "s3",
+        "RCLONE_CONFIG_S_PROVIDER": "Other",
+        "RCLONE_CONFIG_S_ENV_AUTH": "true",
+        "RCLONE_CONFIG_S_ENDPOINT": url,
+        "RCLONE_CONFIG_S_REGION": "us-east-1",
+        "RCLONE_CONFIG_S_FORCE_PATH_STYLE": "true",
+    }
+
+
+class Weed(SeaweedFS):
+    """SeaweedFS; over TLS the tools in Go must be told whom to trust."""
+
+    keeps = True
+
+    def env(self) -> dict[str, str]:
+        trust = {"SSL_CERT_FILE": str(self.ca), "RCLONE_CA_CERT": str(self.ca)} if self.ca else {}
+        return {**super().env(), **_s3(self.url), **trust}
+
+    def make_bucket(self) -> None:
+        client = self.client()
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+
+
+class Azure(Azurite):
+    """Azurite, by the same account for all."""
+
+    keeps = True
+
+    def env(self) -> dict[str, str]:
+        return {
+            "CLOUD_PROVIDER": "azure",
+            "AZURE_STORAGE_CONNECTION_STRING": connection_string(self.url),
+            "RCLONE_CONFIG_S_TYPE": "azureblob",
+            "RCLONE_CONFIG_S_ACCOUNT": ACCOUNT,
+            "RCLONE_CONFIG_S_KEY": AZURE_SECRET,
+            "RCLONE_CONFIG_S_ENDPOINT": f"{self.url}/{ACCOUNT}",
+        }
+
+    def make_bucket(self) -> None:
+        from azure.storage.blob import BlobServiceClient
+
+        with BlobServiceClient.from_connection_string(connection_string(self.url)) as service:
+            service.create_container(BUCKET)
+
+
+class Google(FakeGcs):
+    """fake-gcs-server without the strict layer, which would be what is measured."""
+
+    keeps = True
+
+    def env(self) -> dict[str, str]:
+        return {
+            "CLOUD_PROVIDER": "gcs",
+            "STORAGE_EMULATOR_HOST": self.url,
+            "RCLONE_CONFIG_S_TYPE": "google cloud storage",
+            "RCLONE_CONFIG_S_ANONYMOUS": "true",
+            "RCLONE_CONFIG_S_ENDPOINT": f"{self.url}/storage/v1/",
+            "RCLONE_CONFIG_S_BUCKET_POLICY_ONLY": "true",
+        }
+
+    def make_bucket(self) -> None:
+        body = json.dumps({"name": BUCKET}).encode()
+        address = f"{self.url}/storage/v1/b?project=bench"
+        asked = urllib.request.Request(
+            address, body, {"Content-Type": "application/json"}, method="POST"
+        )
+        urllib.request.urlopen(asked).close()
+
+
+class Folder:
+    """A directory store: no server at all."""
+
+    keeps = True
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="folder-"))
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def env(self) -> dict[str, str]:
+        return {
+            "CLOUD_PROVIDER": "local",
+            "CLOUD_BUCKET": str(self.folder / BUCKET),
+            "RCLONE_CONFIG_S_TYPE": "alias",
+            "RCLONE_CONFIG_S_REMOTE": str(self.folder),
+        }
+
+    def make_bucket(self) -> None:
+        (self.folder / BUCKET).mkdir()
+
+
 class Sink(Server):
     """The server that discards bodies."""
 
-    ca: Path | None = None
+    keeps = False
+
+    def make_bucket(self) -> None: ...
 
     def env(self) -> dict[str, str]:
         return {
@@ -68,6 +192,7 @@ class Sink(Server):
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.url,
+            **_s3(self.url),
         }
 
     def requests(self) -> dict[str, int]:
@@ -88,25 +213,23 @@ class Sink(Server):
         return [str(binary), str(self.port)]
 
 
-SERVERS: dict[str, Callable[[], Sink | S3Server]] = {
+SERVERS: dict[str, Callable[[], Place]] = {
     "sink": Sink,
-    "seaweedfs": SeaweedFS,
-    "seaweedfs-tls": lambda: SeaweedFS(tls=True),
+    "seaweedfs": Weed,
+    "seaweedfs-tls": lambda: Weed(tls=True),
+    "azurite": Azure,
+    "fakegcs": Google,
+    "directory": Folder,
 }
 
 
-def environment(server: Sink | S3Server, disk: Path) -> dict[str, str]:
+def environment(place: Place, disk: Path) -> dict[str, str]:
     """What every tool is given; ``disk`` is the folder with ``checkpoints`` in it."""
     keep = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
-    env = {
+    return {
         **keep,
-        **server.env(),
-        "HOME": str(server.folder),
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "BUCKET": BUCKET,
+        "HOME": str(place.folder),
         "PYTHONPATH": str(ROOT),
-        "CLOUD_PROVIDER": "s3",
         "CLOUD_BUCKET": BUCKET,
         "CLOUD_PREFIX": PREFIX,
         "CHECKPOINT_DIR": str(disk / "checkpoints"),
@@ -115,16 +238,8 @@ def environment(server: Sink | S3Server, disk: Path) -> dict[str, str]:
         "SYNCD_HTTP": "off",
         "SYNCD_SETTLE": "0",
         "RCLONE_CONFIG": "",
-        "RCLONE_CONFIG_S_TYPE": "s3",
-        "RCLONE_CONFIG_S_PROVIDER": "Other",
-        "RCLONE_CONFIG_S_ENV_AUTH": "true",
-        "RCLONE_CONFIG_S_ENDPOINT": server.url,
-        "RCLONE_CONFIG_S_REGION": "us-east-1",
-        "RCLONE_CONFIG_S_FORCE_PATH_STYLE": "true",
+        **place.env(),
     }
-    if server.ca:  # for the tools in Go
-        env |= {"SSL_CERT_FILE": str(server.ca), "RCLONE_CA_CERT": str(server.ca)}
-    return env
 
 
 def upload(tool: str, env: Mapping[str, str], small: bool) -> list[str]:

@@ -1,12 +1,14 @@
 """Upload and restore beside other tools, in turns on the same server and files.
 
     python -m tests.benchmarks.transfer upload|restore [--files 1x1G|64x16M|5000x8K]
-        [--server sink|seaweedfs|seaweedfs-tls] [--peers s5cmd,rclone,aws,obstore] [--pairs 5]
+        [--server sink|seaweedfs|seaweedfs-tls|azurite|fakegcs|directory]
+        [--peers s5cmd,rclone,aws,obstore] [--pairs 5]
 
-Each run has a server of its own, with nothing in it. ``syncd`` is the command a person types,
-with a fresh journal, its commit included; ``restore`` proves every byte and renames. Files, and
-what the server stores, lie in memory (/dev/shm). Two cores hold client and server both.
-What arrived is compared with the source after every run, except on the sink, which keeps nothing.
+Of the peers only rclone speaks to what is not S3. Each run has a server of its own, with nothing
+in it. ``syncd`` is the command a person types, with a fresh journal, its commit included;
+``restore`` proves every byte and renames. Files, and what the server stores, lie in memory
+(/dev/shm). Two cores hold client and server both. What arrived is compared with the source after
+every run, except on the sink, which keeps nothing.
 """
 
 from __future__ import annotations
@@ -23,15 +25,7 @@ from pathlib import Path
 
 from syncd.config import parse_bytes
 from tests.benchmarks.measure import Run, measure
-from tests.benchmarks.peers import (
-    BUCKET,
-    SERVERS,
-    Sink,
-    download,
-    environment,
-    upload,
-)
-from tests.servers.s3 import S3Server
+from tests.benchmarks.peers import SERVERS, download, environment, upload
 
 CHECKPOINT = "checkpoint-100"
 
@@ -49,14 +43,6 @@ def make_files(folder: Path, shape: str) -> bool:
     return count > 1000
 
 
-def make_bucket(server: Sink | S3Server) -> None:
-    """The bucket that all use."""
-    if isinstance(server, S3Server):
-        client = server.client()
-        client.create_bucket(Bucket=BUCKET)
-        client.close()
-
-
 def check_same(one: Path, other: Path) -> None:
     """Every file of a folder is in the other one, byte for byte."""
     for path in sorted(path for path in one.rglob("*") if path.is_file()):
@@ -70,13 +56,14 @@ def run_upload(tool: str, shape: str, kind: str, disk: Path, small: bool) -> Run
     server = SERVERS[kind]()
     try:
         server.start()
-        make_bucket(server)
+        server.make_bucket()
         shutil.rmtree(disk / ".syncd", ignore_errors=True)
         env = environment(server, disk)
         run = measure(upload(tool, env, small), env, disk)
-        if not isinstance(server, Sink):
+        if server.keeps:
+            plain = "s5cmd" if env["CLOUD_PROVIDER"] == "s3" else "rclone"
             with tempfile.TemporaryDirectory(dir=disk.parent) as back:
-                subprocess.run(download("s5cmd", env, small, Path(back)), env=env, check=True)
+                subprocess.run(download(plain, env, small, Path(back)), env=env, check=True)
                 check_same(disk / "checkpoints", Path(back))
                 if tool == "syncd":
                     checked = measure(download("syncd", env, small, Path(back, "r")), env, disk)
@@ -95,7 +82,7 @@ def run_restores(
     server = SERVERS[kind]()
     try:
         server.start()
-        make_bucket(server)
+        server.make_bucket()
         env = environment(server, disk)
         shutil.rmtree(disk / ".syncd", ignore_errors=True)
         measure(upload("syncd", env, small), env, disk)
