@@ -86,7 +86,8 @@ class AzureStore(OneByOne):
             self._container = ContainerClient.from_connection_string(
                 connection,
                 bucket,
-                transport=RequestsTransport(session=session),
+                # its default of 4 KiB takes more CPU than all else of a restore
+                transport=RequestsTransport(session=session, connection_data_block_size=CHUNK),
                 retry_total=0,
                 connection_timeout=CONNECT_TIMEOUT,
                 read_timeout=READ_TIMEOUT,
