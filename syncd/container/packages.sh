@@ -59,7 +59,7 @@ pip_install() {
     local try
     for try in 1 2 3; do
         forget_half_installed
-        if "$python" -m pip install --quiet --disable-pip-version-check "$@" 9>&-; then return; fi
+        if "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary "$@" 9>&-; then return; fi
         if ((try < 3)); then
             warn "installing failed (try $try of 3); again in $((try * 5)) s"
             sleep $((try * ${PIP_RETRY_DELAY:-5})) 9>&-
@@ -84,6 +84,7 @@ install_packages() {
     # No dependency may replace the torch that is here: it fits the image's CUDA.
     torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
     printf '%s\n' "${torch:+torch==$torch}" >"$venv/constraints.txt"
+    case $torch in 2.[0-2].*) echo 'numpy<2' >>"$venv/constraints.txt" ;; esac # these know no other
     say "packages   ${*} (torch ${torch:-as it is} stays)"
     pip_install --constraint "$venv/constraints.txt" -e ".[$(IFS=, && printf '%s' "$*")]"
     for extra in "$@"; do printf '%s\n' "$hash $extra $here"; done >>"$stamp"

@@ -50,7 +50,7 @@ def test_second_daemon_on_one_state_directory_refuses(build: Build) -> None:
 def test_without_a_bucket_it_says_so_and_stays(build: Build) -> None:
     one = build(CLOUD_BUCKET="")
     one.start()
-    assert "nothing is copied" in one.log()
+    wait_until(lambda: "nothing is copied" in one.log(), "the warning")
     assert one.syncd("status").returncode == 0
     assert one.stop() == 0
 

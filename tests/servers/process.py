@@ -14,6 +14,9 @@ from pathlib import Path
 
 HOME = Path(__file__).parent.parent / ".servers"
 START_TIMEOUT = 60.0
+_TAKEN = "address already in use", "is not available", "EADDRINUSE"
+_TRIES = 3
+"""Starts of one server, where another process has taken a port that was free."""
 
 
 class NotInstalled(Exception):
@@ -47,10 +50,14 @@ class Server:
     """Started on demand, stopped at the end; its log is kept if it never became ready."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.choose_ports()
         self.folder = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-"))
         self.log = self.folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
+
+    def choose_ports(self) -> None:
+        """Free ones, which nobody holds until the server listens."""
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -72,6 +79,18 @@ class Server:
 
     def start(self) -> None:
         """Start, or start again on the same folder and port after a kill."""
+        again = self.log.exists()
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._start()
+            except RuntimeError as error:
+                taken = any(words in str(error) for words in _TAKEN)
+                if again or not left or not taken:
+                    raise
+                self.choose_ports()
+        return None
+
+    def _start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.command()],
@@ -85,7 +104,7 @@ class Server:
         while not self.ready():
             if self._process.poll() is not None or time.monotonic() > give_up:
                 self.kill()
-                tail = self.log.read_text(errors="replace")[-2000:]
+                tail = self.log.read_text(errors="replace")[-4000:]
                 raise RuntimeError(f"{type(self).__name__} did not start:\n{tail}")
             time.sleep(0.05)
 

@@ -77,7 +77,6 @@ class SeaweedFS(S3Server):
         """``limited``: what a second identity may do, such as ``Read:bucket/prefix/*``."""
         super().__init__()
         self._tls = tls
-        self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "metrics")}
         if tls:
             authority = trustme.CA()
             certificate = authority.issue_cert("127.0.0.1", "localhost")
@@ -98,6 +97,10 @@ class SeaweedFS(S3Server):
         }
         (self.folder / "s3.json").write_text(json.dumps({"identities": [identity, second]}))
         (self.folder / "master.toml").write_text(_GROWTH)
+
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self._ports = {name: free_port() for name in ("master", "volume", "filer", "s3", "metrics")}
 
     @property
     def url(self) -> str:
