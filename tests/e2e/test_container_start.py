@@ -662,6 +662,25 @@ def test_only_the_chosen_providers_packages_are_installed(
     assert log.read_text() == before, "the second start installs nothing"
 
 
+@pytest.mark.parametrize(
+    ("torch", "numpy"), [("2.1.2+cu121", "numpy<2\n"), ("2.2.0", "numpy<2\n"), ("2.13.0", "")]
+)
+def test_torch_of_the_image_stays_and_gets_the_numpy_that_it_knows(
+    project: Project, torch: str, numpy: str
+) -> None:
+    """Built before there was NumPy 2, it fails with it at its first array."""
+    venv = project.folder / ".venv"
+    (venv / ".installed").unlink()
+    project.tool(
+        venv / "bin" / "python",
+        'if [[ "$*" == "-m pip install"* ]]; then exit 0; fi\n'
+        f'if [[ "$*" == *importlib.metadata* ]]; then echo {torch}; exit 0; fi\n'
+        f'exec {sys.executable} "$@"',
+    )
+    assert project.run(*TRAIN).returncode == 0
+    assert (venv / "constraints.txt").read_text() == f"torch=={torch}\n{numpy}"
+
+
 def test_an_unexpected_failure_names_its_line(project: Project) -> None:
     project.tool(project.bin / "sha256sum", "exit 3")
     done = project.run(*TRAIN)
