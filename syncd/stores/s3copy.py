@@ -30,7 +30,9 @@ def copy(store: S3Store, source: str, target: str) -> ObjectInfo:
             if status_of(error.__cause__) != 501 or found.size > _LARGEST_COPY:
                 raise
     where = {"Bucket": store.bucket, "Key": source}
-    answer = store.ask("copy_object", target, CopySource=where)["CopyObjectResult"]
+    answer = store.ask("copy_object", target, CopySource=where).get("CopyObjectResult", {})
+    if "ETag" not in answer:
+        raise Permanent(f"{store.name} does not say what it has made of a copy of {source}")
     return info_of(target, found.size, answer["ETag"], answer["LastModified"])
 
 

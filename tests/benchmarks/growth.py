@@ -46,7 +46,7 @@ def make_tree(root: Path, count: int) -> None:
         folder.mkdir(parents=True)
         for one in range(number, min(count, number + 1000) - 1):
             (folder / f"{one:07d}.bin").write_bytes(b"%08d" % one)
-        (folder / "state.json").write_bytes(b"{}")
+        (folder / "state.json").write_bytes(b"%d" % number)
 
 
 @contextmanager

@@ -112,12 +112,23 @@ def test_a_conflict_that_does_not_end_is_not_waited_for(
     store.close()
 
 
+S3 = {"AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+
+
 def lean(serve: Serve, status: int, body: bytes = b"", **headers: str) -> Any:
     """S3's lean road to a server that says this."""
-    environ = {"AWS_ENDPOINT_URL": serve(status, body, **headers), "AWS_REGION": "eu-west-1"}
-    made = told("bkt", {**environ, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    made = told("bkt", {**S3, "AWS_ENDPOINT_URL": serve(status, body, **headers)})
     assert made
     return made
+
+
+def test_a_copy_of_which_nothing_is_told_is_none(serve: Serve) -> None:
+    """Then the bytes are sent."""
+    url = serve(200, ETag='"e"', Last_Modified="Thu, 26 Nov 2026 12:00:00 GMT")
+    store = open_store("s3", "bkt", {**S3, "AWS_ENDPOINT_URL": url})
+    with pytest.raises(Permanent, match="what it has made of a copy of a"):
+        store.copy("a", "b")
+    store.close()
 
 
 @pytest.mark.parametrize(
