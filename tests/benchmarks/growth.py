@@ -159,7 +159,11 @@ def log(count: int, _minutes: float) -> None:
         print(f"{count:>9} commits: restore          {told(measure(RESTORE, env, disk))}")
         folder.rename(folder.with_name("gen-999999"))
         print(f"{count:>9} commits: first --once     {told(measure(ONCE, env, disk))}")
-        print(f"{count:>9} commits: unchanged --once {told(measure(ONCE, env, disk))}", flush=True)
+        print(f"{count:>9} commits: unchanged --once {told(measure(ONCE, env, disk))}")
+        shutil.rmtree(disk / ".syncd")
+        shutil.rmtree(disk / "checkpoints")
+        compacted = told(measure(RESTORE, env, disk))
+        print(f"{count:>9} commits: restore, compacted {compacted}", flush=True)
 
 
 def multiply(store: DirectoryStore, count: int) -> None:
@@ -178,9 +182,11 @@ def multiply(store: DirectoryStore, count: int) -> None:
 def size(count: int, _minutes: float) -> None:
     """One sparse file of so many MiB."""
     with work() as disk:
-        (disk / "checkpoints").mkdir()
-        with (disk / "checkpoints/model.bin").open("wb") as file:
+        folder = disk / "checkpoints/run/gen-000001"
+        folder.mkdir(parents=True)
+        with (folder / "w.bin").open("wb") as file:
             file.truncate(count << 20)
+        (folder / "state.json").write_bytes(b"{}")
         sink = Sink()
         try:
             sink.start()
@@ -195,7 +201,7 @@ PARTS: dict[str, tuple[Callable[[int, float], None], str]] = {
     "files": (files, "1000,10000,100000"),
     "crowd": (crowd, "1000000"),
     "log": (log, "10,1000,10000"),
-    "size": (size, "1,64,1024,16384"),
+    "size": (size, "1,64,1024,16384,65536"),
 }
 
 

@@ -122,6 +122,10 @@ def data() -> None:
                 print(f"    {name:<14}{time.perf_counter() - began:>8.3f} s   asked {wanted:g} s")
 
 
+LOOKS = 7
+"""Others use these machines, too: one look says little."""
+
+
 def steps_per_second(place: Exchange, current: state.TrainState, episodes: int) -> float:
     """Environment steps with the policy, of all agents in groups."""
     settings = current.settings
@@ -131,6 +135,16 @@ def steps_per_second(place: Exchange, current: state.TrainState, episodes: int) 
         rollout.play(place, rollout.of_group(current.actors, group), days)
     steps = settings.population * episodes * place.rules.length
     return steps / (time.perf_counter() - began)
+
+
+def products() -> float:
+    """GFLOP/s of what most of a step is: how fast this machine is at this moment."""
+    x, weights = torch.randn(4, 64, 540), torch.randn(4, 540, 540)
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < 1.0:
+        torch.bmm(x, weights)
+        done += 1
+    return done * 2 * x.numel() * 540 / (time.perf_counter() - began) / 1e9
 
 
 def scale_m() -> None:
@@ -154,8 +168,11 @@ def scale_m() -> None:
     line("one generation", statistics.median(seconds), "s", 10, 141)
     line("    its work, of both cores together", statistics.median(work), "s CPU", 20)
     line("peak memory of three generations", peak_mb(), "MB", 900)
-    line("steps a second, 4 episodes at once", steps_per_second(place, current, 4), "/s", 1800, 54)
-    line("steps a second, 1 episode at once", steps_per_second(place, current, 1), "/s", 1800, 54)
+    for episodes, words in ((4, "4 episodes at once"), (1, "1 episode at once")):
+        looks = sorted(steps_per_second(place, current, episodes) for _ in range(LOOKS))
+        line(f"steps a second, {words}", statistics.median(looks), "/s", 1800, 54)
+        print(f"    from {looks[0]:,.0f} to {looks[-1]:,.0f} in {LOOKS} looks")
+    print(f"    products of such matrices meanwhile: {products():.0f} GFLOP/s")
     ring = current.replay
     size = sum(c.numel() * c.element_size() for c in ring.columns.values()) / ring.capacity
     line(
