@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from syncd import leftovers
 from syncd.backlog import Look
@@ -335,9 +336,15 @@ def new_writer() -> str:
 
 
 def lower_priority() -> None:
-    """Give the trainer the machine: lowest CPU priority, idle I/O class."""
+    """Give the trainer the machine: lowest CPU priority, idle I/O class.
+
+    Where Linux shares the processor among sessions first (autogroup), that counts against the
+    programs of one's own session only. A daemon that has a session to itself lowers all of it.
+    """
     try:
         os.nice(19)
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text("19")
     except OSError as error:
         log.debug("CPU priority stays: %s", error)
     _idle_io()

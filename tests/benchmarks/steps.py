@@ -236,7 +236,7 @@ def compare(loop: str, what: str, pairs: int, seconds: float) -> None:
         words = ["--train", loop, str(log), str(disk / "orders")]
         env = environment(sink, disk)
         words = [sys.executable, "-m", "tests.benchmarks.steps", *words]
-        trainer = subprocess.Popen(words, env=env, start_new_session=True)
+        trainer = subprocess.Popen(words, env=env)
         try:
             beside = Beside(sink, disk, trainer)
             while len(log.read_text().splitlines()) < 3:
@@ -272,6 +272,7 @@ def compare(loop: str, what: str, pairs: int, seconds: float) -> None:
 def main() -> None:
     """By hand."""
     if sys.argv[1:2] == ["--train"]:
+        os.setpgrp()  # within the session, as supervisord does it: niceness counts within one
         train(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

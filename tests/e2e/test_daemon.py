@@ -55,6 +55,23 @@ def test_without_a_bucket_it_says_so_and_stays(build: Build) -> None:
     assert one.stop() == 0
 
 
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this Linux does not share among sessions")
+@pytest.mark.parametrize("through", [(), ("setsid",)])
+def test_daemon_with_a_session_to_itself_lowers_all_of_it(
+    build: Build, through: tuple[str, ...]
+) -> None:
+    """Its own niceness counts against nobody there."""
+    one = build()
+    one.start(*through)
+    assert one.daemon
+    told = Path(f"/proc/{one.daemon.pid}/autogroup").read_text()
+    assert told.endswith("nice 19\n") == bool(through)
+    assert os.getpriority(os.PRIO_PROCESS, one.daemon.pid) == 19
+
+
 def test_status_without_a_daemon(build: Build) -> None:
     one = build()
     assert one.syncd("status").returncode == 4
