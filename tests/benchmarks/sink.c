@@ -125,6 +125,15 @@ static int listing(int fd, const char *query) {
     return failed;
 }
 
+/* Of uploads under way it knows nothing: each ends with a kill or with its object. */
+static int no_uploads(int fd) {
+    static const char text[] =
+        "<?xml version=\"1.0\"?><ListMultipartUploadsResult "
+        "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>false</IsTruncated>"
+        "</ListMultipartUploadsResult>";
+    return reply(fd, "200 OK", "Content-Type: application/xml\r\n", text, sizeof text - 1);
+}
+
 static int put(int fd, const char *head, const char *key, const char *query, long size, char *body) {
     char sum[128], extra[512] = "", line[300], value[64];
     static const char *names[] = {"x-amz-checksum-crc32", "x-amz-checksum-crc32c",
@@ -276,7 +285,10 @@ static void *serve(void *argument) {
             if (o && !strstr(query, "uploadId=")) o->whole = 0;
             pthread_mutex_unlock(&lock);
             failed = answer(fd, "HTTP/1.1 204 No Content\r\n\r\n", 27);
-        } else if (!strcmp(method, "GET") && !*key) failed = listing(fd, query);
+        } else if (!strcmp(method, "GET") && !*key && strstr(query, "uploads") &&
+                 !strstr(query, "list-type"))
+            failed = no_uploads(fd);
+        else if (!strcmp(method, "GET") && !*key) failed = listing(fd, query);
         else if (strstr(query, "uploadId=")) /* list parts: none is left */
             failed = reply(fd, "404 Not Found", "", NULL, 0);
         else failed = get(fd, head, key, !strcmp(method, "HEAD"));
