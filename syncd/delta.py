@@ -28,6 +28,13 @@ def mark_of(data: bytes) -> str:
     return f"{zlib.crc32(data[-_MARKED:], zlib.crc32(data[:_MARKED])):08x}"
 
 
+def mark_at(read: Callable[[int, int], bytes], start: int, length: int) -> str:
+    """The same of ``length`` bytes from ``start`` of what ``read(start, count)`` reads."""
+    end = start + length - min(length, _MARKED)
+    head, tail = read(start, min(length, _MARKED)), read(end, min(length, _MARKED))
+    return f"{zlib.crc32(tail, zlib.crc32(head)):08x}"
+
+
 class Base:
     """The older version."""
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from syncd.delta import mark_at
 from syncd.errors import Permanent
 from syncd.journal import Held, Journal, Sent
 from syncd.pathrules import SUFFIXES, ZSTD
 from syncd.profiles import Unit
+from syncd.reader import open_seen
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.scan import Stat
 from syncd.snapshot import Snapshot
@@ -106,7 +108,7 @@ class Planner:
         """The same step, the cheapest way."""
         full, stat = unit.below(step.path), step.stat
         sha256 = known.digest(full, stat)
-        if sha256 is None and known.has_size(stat.size):
+        if sha256 is None and known.has_size(stat.size) and self._may_be_there(step):
             sha256 = self._digest(step.source, step.seen)
         step.plain_free, step.sha256 = known.is_free(step.plain), sha256
         if sha256 is not None:
@@ -118,6 +120,24 @@ class Planner:
                 return replace(step, copy_from=source)
         sent = known.sent(full, stat)
         return replace(step, adopt=sent, sha256=sent.sha256) if sent else step
+
+    def _may_be_there(self, step: Step) -> bool:
+        """Whether an object begins and ends as this file, as far as is known.
+
+        A trainer's checkpoints have the same size, as a rule: each would be read once more, only
+        to find that it is another one.
+        """
+        ends, size = self._journal.ends_of(step.stat.size), step.stat.size
+        if ends is None:
+            return True
+        with open_seen(step.source, step.seen) as file:
+            for part in {part for part, _, _ in ends}:
+                last = (size - 1) // part * part
+                places = ((0, min(part, size)), (last, size - last))
+                mine = (part, *(mark_at(file.sample, at, count) for at, count in places))
+                if mine in ends:
+                    return True
+        return False
 
 
 class _Known:

@@ -197,6 +197,22 @@ class UploadRows(Database):
         number, key, found, size, part, version = row
         return Whole(int(number), key, found, int(size), int(part), version)
 
+    def ends_of(self, size: int) -> set[tuple[int, str, str]] | None:
+        """The ends of each committed object of ``size`` bytes; None where one has unknown ones.
+
+        They are the length of its parts in bytes, and the marks of the first and the last part.
+        """
+        rows = self._run(
+            "SELECT w.part, a.mark, b.mark FROM objects o LEFT JOIN wholes w ON w.key = o.key "
+            "AND w.size = o.size LEFT JOIN parts a ON a.upload = w.number AND a.number = 1 "
+            "LEFT JOIN parts b ON b.upload = w.number "
+            "AND b.number = (w.size + w.part - 1) / w.part WHERE o.size = ? AND o.current",
+            size,
+        )
+        if not all(part and first and last for part, first, last in rows):
+            return None
+        return {(int(part), first, last) for part, first, last in rows}
+
     def drop_whole(self, number: int) -> None:
         """The object is gone, or another one by now."""
         with self.transaction():

@@ -18,6 +18,7 @@ from syncd.clock import SystemClock
 from syncd.errors import Permanent, Transient
 from syncd.journal import Journal
 from syncd.records import CommitRecord
+from syncd.scan import Stat
 from syncd.sealed import Sealed
 from syncd.sealing import Sealer
 from syncd.stores.base import Condition, ObjectInfo, ObjectStore
@@ -177,6 +178,27 @@ def test_equal_sizes_prove_nothing(line: Line) -> None:
         if end - start > 8192:
             edges[start + 4096 : end - 4096] = other[start + 4096 : end - 4096]
     assert line.commit(bytes(edges)) > 4 * PART
+
+
+def test_only_what_begins_and_ends_as_an_object_is_read_to_look_for_it(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints have one size: each would be read twice, to find that it is another one."""
+    read: list[str] = []
+    whole = line.machine.publisher._planner._digest
+
+    def digest(path: Path, seen: Stat) -> str:
+        read.append(path.name)
+        return whole(path, seen)
+
+    monkeypatch.setattr(line.machine.publisher._planner, "_digest", digest)
+    line.commit(OLD, "model-1.bin")
+    other = os.urandom(len(OLD))
+    assert line.commit(other, "model-2.bin") > len(OLD)
+    assert line.commit(other[:-5000] + OLD[-5000:], "model-3.bin") < 2 * PART + NOISE
+    assert read == []
+    assert line.commit(OLD, "model-4.bin") < NOISE  # it is copied whole
+    assert read == ["model-4.bin"]
 
 
 def test_small_and_empty_follow_large(line: Line) -> None:
