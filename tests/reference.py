@@ -83,7 +83,7 @@ def licences() -> str:
     for group, requirements in groups.items():
         for requirement in requirements:
             name = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
-            if "python_version" not in requirement:
+            if "python_version <" not in requirement:  # it may not be installed here
                 wanted.setdefault(name, []).append(group)
     for name in sorted(wanted, key=str.lower):
         rows.append(f"| {name} | {', '.join(wanted[name])} | {licence(name)} |")
