@@ -14,7 +14,7 @@ from syncd.errors import Conflict, Corrupt, Fenced, Locked, NeedsOperator, NotFo
 from syncd.numbering import draw_slot
 from syncd.records import CommitRecord, Layout, parse_record
 from syncd.sealed import Sealed
-from syncd.stores.base import IfAbsent, ObjectStore
+from syncd.stores.base import IfAbsent, ObjectInfo, ObjectStore
 
 _RECORD_LIMIT = 256 * 1024 * 1024
 """Bytes of the largest record that is read: a tampered bucket must not fill the memory."""
@@ -35,7 +35,7 @@ class CommitLog:
     def __init__(self, store: ObjectStore, layout: Layout) -> None:
         self._store = store
         self.layout = layout
-        self._sizes: dict[int, int] = {}
+        self._listed: dict[int, ObjectInfo] = {}
         self._compacted = compacted.Compacted(layout)
 
     def numbers(self) -> list[int]:
@@ -44,9 +44,9 @@ class CommitLog:
 
     def sizes(self) -> dict[int, int]:
         """The numbers of all commits, each with the size of its record in bytes."""
-        found = ((self.layout.seq_of(i.key), i.size) for i in self._store.list(self.layout.commits))
-        self._sizes = {seq: size for seq, size in found if seq is not None}
-        return self._sizes
+        found = ((self.layout.seq_of(i.key), i) for i in self._store.list(self.layout.commits))
+        self._listed = {seq: info for seq, info in found if seq is not None}
+        return {seq: info.size for seq, info in self._listed.items()}
 
     @contextmanager
     def many(self, numbers: Collection[int]) -> Iterator[None]:
@@ -63,8 +63,8 @@ class CommitLog:
         return self._at_hand(seq) or self.read(seq)
 
     def _at_hand(self, seq: int) -> CommitRecord | None:
-        size = self._sizes.get(seq)
-        return self._compacted.record(seq, size) if size else None
+        info = self._listed.get(seq)
+        return self._compacted.record(seq, info) if info else None
 
     def read(self, seq: int) -> CommitRecord:
         """One record; NotFound if it is gone, Corrupt if it cannot be trusted.

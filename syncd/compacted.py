@@ -1,8 +1,9 @@
 """The commit log in one object, so that a log of thousands is not read record by record.
 
 The log itself stays the authority: what is listed there counts, and a record comes from here only
-where its size there is the one that it had. Records do not change, and the claim by which
-retention replaces some is shorter. Without this object, or with a damaged one, each is read alone.
+where the log has it with the size that it had, from before this object was written: that of a log
+that was emptied and begun anew tells nothing. The claim by which retention replaces some records
+is shorter. Without this object, or with a damaged one, each is read alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 
 from syncd.errors import Corrupt, NotFound, Permanent
 from syncd.records import CommitRecord, Layout, parse_record
-from syncd.stores.base import ObjectStore
+from syncd.stores.base import ObjectInfo, ObjectStore
 
 EVERY = 256
 """Commits after which it is written anew: so many more must be read alone, at most."""
@@ -33,17 +34,20 @@ def folder(layout: Layout) -> str:
 class Compacted:
     """Records by number, as of some commit."""
 
-    def __init__(self, layout: Layout, lines: Iterable[bytes] = ()) -> None:
+    def __init__(self, layout: Layout, lines: Iterable[bytes] = (), written: float = 0.0) -> None:
+        """``written``: when, by the store's clock."""
         self._layout = layout
+        self._written = written
         self._lines: dict[tuple[int, int], bytes] = {}
         for line in lines:
             with suppress(ValueError):
                 seq, size, record = line.split(b" ", 2)
                 self._lines[int(seq), int(size)] = record
 
-    def record(self, seq: int, size: int) -> CommitRecord | None:
-        """A commit whose record has ``size`` bytes in the log; None where that is not here."""
-        text = self._lines.get((seq, size))
+    def record(self, seq: int, listed: ObjectInfo) -> CommitRecord | None:
+        """A commit whose record is ``listed`` in the log; None where that is not here."""
+        older = listed.modified < self._written
+        text = self._lines.get((seq, listed.size)) if older else None
         try:
             return parse_record(text, seq, self._layout.prefix) if text else None
         except Corrupt:
@@ -52,18 +56,18 @@ class Compacted:
 
 def load(store: ObjectStore, layout: Layout) -> Compacted:
     """What the newest of these objects holds; nothing where there is none that can be read."""
-    newest = max((info.key for info in store.list(folder(layout))), default="")
+    newest = max(store.list(folder(layout)), key=lambda info: info.key, default=None)
     data, size = b"", 0
     with suppress(NotFound, Corrupt, Permanent, zlib.error):
         unzip, pieces = zlib.decompressobj(_GZIP), []
-        for chunk in store.read(newest) if newest else ():
+        for chunk in store.read(newest.key) if newest else ():
             piece = unzip.decompress(chunk, _LIMIT - size + 1)
             size += len(piece)
             if size > _LIMIT:
                 return Compacted(layout)
             pieces.append(piece)
         data = b"".join(pieces)
-    return Compacted(layout, data.splitlines())
+    return Compacted(layout, data.splitlines(), newest.modified if newest else 0.0)
 
 
 class Compactor:

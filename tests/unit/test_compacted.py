@@ -143,6 +143,17 @@ def test_what_is_pruned_is_not_brought_back_by_it(bucket: DirectoryStore) -> Non
     assert LAYOUT.commit(9) in keys
 
 
+def test_log_that_was_begun_anew_is_not_read_from_the_old_ones(bucket: DirectoryStore) -> None:
+    """Its records have the same numbers, and often the same size."""
+    compact(bucket)
+    log = CommitLog(bucket, LAYOUT)
+    old = log.read(5)
+    anew = replace(old, checkpoint="gen-900005")
+    assert len(anew.to_json()) == len(old.to_json())
+    bucket.put(LAYOUT.commit(5), anew.to_json())
+    assert "gen-900005" in read_all(bucket)[0]
+
+
 def rubbish(_there: bytes) -> bytes:
     return os.urandom(5000)
 
