@@ -75,6 +75,7 @@ def test_nothing_that_comes_back_is_torn_or_mixed(store: str) -> None:
         todo = itertools.chain(AGAIN[store], tasks([*WRITERS], SEED, MINUTES / 4, None))
         trials = _run(made, todo)
         print(table(trials, f"syncd on {store}"))
+        assert trials
         assert bad(trials) == []
         if len(trials) >= ENOUGH:
             assert sum(trial.verdict == "intact" for trial in trials) > len(trials) / 2
