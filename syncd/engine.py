@@ -33,8 +33,8 @@ from syncd.records import Layout
 from syncd.retention import Retention, prune_local, series
 from syncd.scan import scan
 from syncd.snapshot import Snapshots
+from syncd.stores.attempts import Circuit
 from syncd.stores.base import ObjectStore
-from syncd.stores.resilient import Circuit
 from syncd.sweeper import Sweeper
 from syncd.transfer import Transfer
 from syncd.unproven import mark_begun

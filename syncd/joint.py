@@ -16,7 +16,7 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.commit import Publisher
-from syncd.errors import Awaits, Corrupt, GaveWay, NeedsOperator, NotFound, Permanent
+from syncd.errors import Awaits, Conflict, Corrupt, GaveWay, NeedsOperator, NotFound, Permanent
 from syncd.journal import Journal
 from syncd.parts import (
     FRESH,
@@ -233,7 +233,7 @@ class JointPublisher(Publisher):
             try:
                 data = b"".join(self._store.read(key))
                 self._known[key] = parse_part(data, self._layout.prefix)
-            except NotFound:
+            except (NotFound, Conflict):  # its machine has a newer one by now
                 return None
             except Corrupt as error:
                 log.warning("%s: %s", key, error.message)

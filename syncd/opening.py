@@ -17,8 +17,9 @@ from syncd.records import Layout
 from syncd.sealed import Sealed
 from syncd.sealing import Sealer
 from syncd.stores import open_store
+from syncd.stores.attempts import Circuit
 from syncd.stores.base import ObjectStore
-from syncd.stores.resilient import Circuit, Resilient
+from syncd.stores.resilient import Resilient
 
 log = logging.getLogger(__name__)
 

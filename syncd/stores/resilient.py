@@ -1,20 +1,15 @@
-"""Retries around a store: visible, bounded by a deadline or not at all, and one at a time.
-
-Transient failures are tried again with exponential back-off and full jitter for as long as it
-takes. While a store is down, its circuit is open: one request probes it, the others wait for
-the outcome, so that an outage costs a probe now and then and no stampede.
-"""
+"""Retries around a store: each verb is tried again until it is answered, as ``attempts`` says."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from syncd.clock import Clock
 from syncd.errors import Conflict, NotFound, Permanent, StoreError, Transient
+from syncd.stores.attempts import Attempts, Circuit
 from syncd.stores.base import (
     Body,
     Buffer,
@@ -28,49 +23,15 @@ from syncd.stores.base import (
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
-_FIRST, _LONGEST = 0.5, 60.0
-"""Seconds: the back-off is drawn from nothing to this, doubling at each failure."""
-
-_LONGEST_ASKED = 300.0
-"""Seconds: a store that asks for a longer pause than this is asked sooner whether it is back."""
-
-_SLICE = 0.25
-"""Seconds after which a wait looks whether it is still wanted."""
-
-_OPEN_AFTER = 5
-"""Failures in a row, of all threads together, that open the circuit."""
-
 _COPY_TRIES = 3
 """Tries after which a range is not copied: a store may be too slow to answer in time."""
 
-
-@dataclass
-class Circuit:
-    """How the store has been answering; ``since`` is None while it answers.
-
-    ``failures`` counts the attempts in a row that failed; ``next_probe`` is the time, on the
-    monotonic clock, before which no further one goes out once the circuit is open.
-    """
-
-    failures: int = 0
-    since: float | None = None
-    message: str = ""
-    hint: str = ""
-    next_probe: float = 0.0
-
-    @property
-    def open(self) -> bool:
-        """Whether the store counts as down."""
-        return self.failures >= _OPEN_AFTER
+_REPLACED = 5
+"""Times that an object may be replaced between the look at it and the reading."""
 
 
 class Resilient:
-    """An ObjectStore that goes on trying.
-
-    ``deadline`` tells the time on the monotonic clock after which the last failure is raised;
-    None: there is none. ``abort`` ends every wait at once. ``on_change`` hears of each failure
-    and of the first success after it.
-    """
+    """An ObjectStore that goes on trying. For the parameters see ``Attempts``."""
 
     def __init__(
         self,
@@ -81,15 +42,18 @@ class Resilient:
         on_change: Callable[[Circuit], None] = lambda _circuit: None,
     ) -> None:
         self._store = store
-        self._clock = clock
-        self._abort = abort
-        self._deadline = deadline
-        self._on_change = on_change
-        self._lock = threading.Lock()
-        self._prober: int | None = None
-        self.circuit = Circuit()
+        self._attempts = Attempts(clock, abort, deadline, on_change)
         self.name = store.name
         self.capabilities = store.capabilities
+
+    @property
+    def circuit(self) -> Circuit:
+        """How the store has been answering."""
+        return self._attempts.circuit
+
+    def attempt(self, request: Callable[[], _T]) -> _T:
+        """Make a request until it is answered, or time is over."""
+        return self._attempts.make(request)
 
     # -- the verbs
 
@@ -116,23 +80,19 @@ class Resilient:
         alone: Callable[[_A], _T],
     ) -> Iterator[_T | StoreError]:
         answers: Sequence[_T | StoreError | None] = [None] * len(asked)
-        if self._goes_well():
+        if self._attempts.go_well():
             answers = [*together(asked)]
         for one, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Transient):
-                self._failed(answer)
+                self._attempts.failed(answer)
             elif answer is not None:
-                self._succeeded()
+                self._attempts.succeeded()
                 yield answer
                 continue
             try:
                 yield alone(one)
             except StoreError as error:
                 yield error
-
-    def _goes_well(self) -> bool:
-        with self._lock:
-            return not self.circuit.failures
 
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore; what a lost acknowledgement has appended is not appended again."""
@@ -190,8 +150,26 @@ class Resilient:
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
     ) -> Iterator[bytes]:
-        """See ObjectStore; a reading that breaks off goes on where it was, in the same object."""
-        pinned = self.head(key).version if version is None else version
+        """See ObjectStore; a reading that breaks off goes on where it was, in the same object.
+
+        Which one that is may be left open: then one that is replaced, or deleted, after the look
+        at it and before its first byte is no Conflict: what is there by now is read.
+        """
+        for again in reversed(range(_REPLACED)):
+            pinned = version or self.head(key).version
+            chunks = self._read(key, start, length, pinned)
+            try:
+                first = next(chunks, None)
+            except Conflict:
+                if version or not again:
+                    raise
+                continue
+            if first is not None:
+                yield first
+                yield from chunks
+            return
+
+    def _read(self, key: str, start: int, length: int | None, version: str) -> Iterator[bytes]:
         done = 0
         chunks: Iterator[bytes] = iter(())
         fresh = True
@@ -200,7 +178,7 @@ class Resilient:
             nonlocal chunks, fresh
             if fresh:
                 left = None if length is None else length - done
-                chunks, fresh = self._store.read(key, start + done, left, pinned), False
+                chunks, fresh = self._store.read(key, start + done, left, version), False
             try:
                 return next(chunks, None)
             except Transient:
@@ -242,111 +220,6 @@ class Resilient:
     def close(self) -> None:
         """See ObjectStore."""
         self._store.close()
-
-    # -- trying again
-
-    def attempt(self, request: Callable[[], _T]) -> _T:
-        """Make a request until it is answered, or time is over."""
-        try:
-            return self._one_try(request)
-        except Transient as error:
-            return self._try_on(request, error)
-
-    def _try_on(self, request: Callable[[], _T], error: Transient) -> _T:
-        """Go on after a first failure; until there is one, tenacity is not even loaded."""
-        from tenacity import RetryCallState, Retrying, retry_if_exception_type
-        from tenacity.wait import wait_random_exponential
-
-        backoff = wait_random_exponential(multiplier=_FIRST, max=_LONGEST)
-        failed: list[Transient] = [error]
-
-        def one() -> _T:
-            if failed:
-                raise failed.pop()
-            return self._one_try(request)
-
-        def pause(state: RetryCallState) -> float:
-            """Full jitter, or the pause that the store asked for."""
-            met = state.outcome.exception() if state.outcome else None
-            asked = met.retry_after if isinstance(met, Transient) else None
-            wait = backoff(state)
-            return max(wait, min(asked, _LONGEST_ASKED)) if asked is not None else wait
-
-        return Retrying(
-            retry=retry_if_exception_type(Transient),
-            wait=pause,
-            stop=lambda _state: self._over(),
-            sleep=self._sleep,
-            reraise=True,
-        )(one)
-
-    def _one_try(self, request: Callable[[], _T]) -> _T:
-        while not self._may_go():
-            if self._over():
-                raise Transient(self.circuit.message, hint=self.circuit.hint)
-            self._sleep(max(_FIRST, self.circuit.next_probe - self._clock.monotonic()))
-        try:
-            return self._observed(request)
-        finally:
-            with self._lock:
-                if self._prober == threading.get_ident():
-                    self._prober = None
-
-    def _may_go(self) -> bool:
-        """Whether the circuit is closed, or this thread's request is to be its probe."""
-        with self._lock:
-            if not self.circuit.open:
-                return True
-            due = self._clock.monotonic() >= self.circuit.next_probe
-            if due and self._prober is None:
-                self._prober = threading.get_ident()
-                return True
-            return False
-
-    def _observed(self, request: Callable[[], _T]) -> _T:
-        try:
-            result = request()
-        except StoreError as error:
-            failed = error if isinstance(error, Transient) else error.__cause__
-            if isinstance(failed, Transient):  # one of enough tries, too
-                self._failed(failed)
-            else:
-                self._succeeded()  # a refusal is an answer: the store is there
-            raise
-        self._succeeded()
-        return result
-
-    def _failed(self, error: Transient) -> None:
-        with self._lock:
-            circuit = self.circuit
-            circuit.failures += 1
-            circuit.since = circuit.since or self._clock.now()
-            circuit.message, circuit.hint = error.message, error.hint
-            pause = min(_FIRST * 2 ** min(max(0, circuit.failures - _OPEN_AFTER), 10), _LONGEST)
-            pause = max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED))
-            circuit.next_probe = self._clock.monotonic() + pause
-        self._on_change(circuit)
-
-    def _succeeded(self) -> None:
-        with self._lock:
-            if not self.circuit.failures:
-                return
-            self.circuit = circuit = Circuit()
-        self._on_change(circuit)
-
-    def _over(self) -> bool:
-        deadline = self._deadline()
-        late = deadline is not None and self._clock.monotonic() >= deadline
-        return late or self._abort.is_set()
-
-    def _sleep(self, seconds: float) -> None:
-        """Wait, in slices: the deadline may be moved meanwhile."""
-        until = self._clock.monotonic() + seconds
-        while (left := until - self._clock.monotonic()) > 0 and not self._over():
-            deadline = self._deadline()
-            if deadline is not None:
-                left = min(left, max(0.0, deadline - self._clock.monotonic()))
-            self._clock.wait(self._abort, min(left, _SLICE))
 
 
 class _ResilientUpload:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, Transient
-from syncd.stores.base import Buffer, Condition, IfAbsent, ObjectInfo
+from syncd.stores.base import Buffer, Condition, IfAbsent, ObjectInfo, ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.stores.resilient import Resilient
 from tests.clocks import FakeClock
+from tests.servers.fixtures import Bucket
 
 
 class Faulty(DirectoryStore):
@@ -213,6 +215,46 @@ def test_a_reading_never_mixes_two_versions(
     store.put("a", b"b" * 2_000_000)
     with pytest.raises(Conflict):
         list(reading)
+
+
+class Meanwhile:
+    """Somebody else does something after each look at an object."""
+
+    def __init__(self, store: ObjectStore, deeds: list[Callable[[], object]]) -> None:
+        self._store = store
+        self._deeds = deeds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def head(self, key: str) -> ObjectInfo:
+        info = self._store.head(key)
+        if self._deeds:
+            self._deeds.pop(0)()
+        return info
+
+
+def test_what_is_replaced_before_its_first_byte_is_read_as_it_is_by_then(
+    bucket: Bucket, clock: FakeClock, stop: threading.Event
+) -> None:
+    inner = bucket.open()
+    first = inner.put("a/record", b"first")
+    meanwhile = Meanwhile(inner, [lambda: inner.put("a/record", b"the second one")])
+    store = Resilient(meanwhile, clock, stop)
+    assert b"".join(store.read("a/record")) == b"the second one"
+    with pytest.raises((Conflict, NotFound)):
+        list(store.read("a/record", version=first.version))
+
+
+def test_what_is_deleted_before_its_first_byte_is_not_found(
+    bucket: Bucket, clock: FakeClock, stop: threading.Event
+) -> None:
+    """What machines that save together do with each other's parts: the checkpoint goes on."""
+    inner = bucket.open()
+    inner.put("a/record", b"first")
+    store = Resilient(Meanwhile(inner, [lambda: inner.delete(["a/record"])]), clock, stop)
+    with pytest.raises(NotFound):
+        list(store.read("a/record"))
 
 
 def test_parts_are_retried_and_finish_too(
