@@ -117,7 +117,8 @@ class Publisher:
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._seat.next_number()
         leans_on = base if base and self._seat.leans(base) else None
-        entries, links = self._bring(unit, leans_on, seq, give_way, taken, self.log.fences)
+        with self._transfer.spare.taken():
+            entries, links = self._bring(unit, leans_on, seq, give_way, taken, self.log.fences)
         if base and _digests(base.files) == _digests(entries) and set(base.links) == set(links):
             self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
             return None
@@ -187,9 +188,8 @@ class Publisher:
         )
         return entries, links
 
-    @staticmethod
-    def _await(jobs: list[Future[Any]], give_way: Callable[[], bool]) -> None:
-        """Wait until all are done or one has failed; GaveWay if something more urgent comes."""
+    def _await(self, jobs: list[Future[Any]], give_way: Callable[[], bool]) -> None:
+        """Wait until all are done or one has failed; GaveWay if it goes on better anew."""
         waiting = set(jobs)
         while waiting:
             done, waiting = wait(waiting, _ASK_AGAIN, FIRST_EXCEPTION)
@@ -197,6 +197,8 @@ class Publisher:
                 return
             if waiting and give_way():
                 raise GaveWay("something more urgent waits")
+            if waiting and self._transfer.spare.starves():
+                raise GaveWay("there was no spare time to send it in")
 
     def refresh(self) -> None:
         """Bring the plain keys up to the newest commit, where they are not yet."""

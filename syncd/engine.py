@@ -88,12 +88,14 @@ class Engine:
         ends: Ends = lambda: None,
         limit: RateLimit | None = None,
         title: str = "the store",
+        lenient: bool = False,
     ) -> None:
         """``deadline`` ends retries, ``ends`` says when a process that is stopping must be gone.
 
         ``limit`` is shared with others; ``title`` is what a person calls the store.
         """
         self._title = title
+        self._lenient = lenient
         self.settings = settings
         self._ends = ends
         self._halt = threading.Event()
@@ -157,7 +159,14 @@ class Engine:
         packer = packer_for(settings.compress, settings.state_dir / PACKING)
         halt, uploads = self._halt, self.uploads
         transfer = self.transfer = Transfer(
-            store, settings.concurrency, self.limit, self.health.sent, halt, uploads, packer
+            store,
+            settings.concurrency,
+            self.limit,
+            self.health.sent,
+            halt,
+            uploads,
+            packer,
+            self._lenient,
         )
         publisher = self._publisher(store, transfer, settings)
         for broken in publisher.join_log():
@@ -261,6 +270,7 @@ class Engine:
         try:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
+            self.transfer.spare.hurry()
             self.health.begin(look.pending_bytes)
             self.pipeline.flush(self.publisher, give_up, 0.0, self._ends, True, look)
             shipped = self.logs.ship(self.transfer, give_up, flush=True)

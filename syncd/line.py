@@ -170,6 +170,7 @@ class Line:
             lambda: self._ending.deadline,
             self.limit,
             self._title,
+            lenient=True,
         )
         self._engine.pipeline.gives_way = self._gives_way
         self._engine.pipeline.watch(self._watcher)

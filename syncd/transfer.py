@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from syncd.packing import Packer
 from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
 from syncd.reader import Reader, open_seen
 from syncd.scan import Stat
+from syncd.spare import Pool, Spare
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
 from syncd.uploads import Flight, Misfit, OtherBytes, Uploads
@@ -56,12 +57,13 @@ class Transfer:
         halt: threading.Event | None = None,
         uploads: Uploads | None = None,
         packer: Packer | None = None,
+        lenient: bool = False,
     ) -> None:
         """``on_bytes(key, count)`` hears of every body that the store has taken.
 
         While ``halt`` is set, what is under way stops at its next part, with GaveWay; logs go on.
         Without ``uploads`` each upload in parts begins anew; without ``packer`` nothing is
-        compressed.
+        compressed. ``lenient`` leaves the processor to whoever else wants it.
         """
         self.uploads = uploads
         self._packer = packer
@@ -70,8 +72,9 @@ class Transfer:
         self._limit = limit
         self.pace = Pace(limit)
         self._on_bytes = on_bytes
-        self.files = ThreadPoolExecutor(concurrency, thread_name_prefix="file")
-        self._parts = ThreadPoolExecutor(concurrency, thread_name_prefix="part")
+        self.spare = Spare(lenient)
+        self.files: Executor = Pool(concurrency, "file", self.spare)
+        self._parts: Executor = Pool(concurrency, "part", self.spare)
         self._window = threading.BoundedSemaphore(concurrency + 2)
 
     def close(self) -> None:

@@ -368,7 +368,7 @@ class Daemon(Actor):
         transfer = Transfer(store, 1, limit, uploads=uploads)
         transfer.files.shutdown(wait=False)
         transfer._parts.shutdown(wait=False)
-        transfer.files = transfer._parts = Inline()  # type: ignore[assignment]
+        transfer.files = transfer._parts = Inline()
         publisher = Publisher(
             self.root, store, self.journal, LAYOUT, transfer, clock, self.writer, self.home
         )

@@ -1,0 +1,120 @@
+"""Threads for the bytes that take what nobody else wants of the processor, but do not starve.
+
+The lowest niceness is not enough: a thread of the trainer that wakes up may have to wait for the
+end of our slice, and with it all its threads that meet at a barrier. Linux lets a thread that is
+scheduled as idle go at once. Where the trainer keeps every core busy for long, that is next to
+nothing, so the work goes on in threads of the ordinary kind then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from syncd.clock import Clock, SystemClock
+
+log = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_WINDOW = 5.0
+"""Seconds over which it is seen whether the threads get anything done."""
+
+_WAITED, _RAN = 0.5, 0.03
+"""They starve when together they have waited for more than this part of it, and run for less than
+that."""
+
+_PRESSED = 600.0
+"""Seconds for which the work goes on in ordinary threads once it has starved."""
+
+
+class Spare:
+    """Whether only spare time is taken; shared by the pools of one connection."""
+
+    def __init__(self, lenient: bool, clock: Clock | None = None) -> None:
+        """``lenient``: a trainer may be beside it; else all threads are ordinary ones."""
+        self._clock = clock or SystemClock()
+        self._pressed_until = float("-inf") if lenient else float("inf")
+        self._on = False
+        self._threads: set[int] = set()
+        self._since, self._ran, self._waited = 0.0, 0.0, 0.0
+
+    @property
+    def lenient(self) -> bool:
+        """Whether work that begins now waits for spare time."""
+        return self._on and self._clock.monotonic() >= self._pressed_until
+
+    def join(self) -> None:
+        """Called by each idle thread at its beginning."""
+        with suppress(OSError):  # not everywhere may one: then it is an ordinary thread
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            self._threads.add(threading.get_native_id())
+
+    def hurry(self) -> None:
+        """There is no time to wait for spare time."""
+        self._pressed_until = max(self._pressed_until, self._clock.monotonic() + _PRESSED)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """While this lasts somebody asks whether it starves: only then may anything be idle."""
+        self._on = True
+        self._mark(*self._times())
+        try:
+            yield
+        finally:
+            self._on = False
+
+    def starves(self) -> bool:
+        """Whether idle threads have had next to nothing of late; then ordinary ones come next.
+
+        To be asked now and then, by a thread that is not idle itself.
+        """
+        passed = self._clock.monotonic() - self._since
+        if not self.lenient or passed < _WINDOW:
+            return False
+        ran, waited = self._times()
+        starving = waited - self._waited > _WAITED * passed and ran - self._ran < _RAN * passed
+        self._mark(ran, waited)
+        if starving:
+            self.hurry()
+            log.info("every core is busy: what is sent no longer waits for spare time")
+        return starving
+
+    def _mark(self, ran: float, waited: float) -> None:
+        self._since, self._ran, self._waited = self._clock.monotonic(), ran, waited
+
+    def _times(self) -> tuple[float, float]:
+        """Seconds that the idle threads have run, and have waited for a processor."""
+        ran = waited = 0.0
+        for thread in tuple(self._threads):
+            with suppress(OSError, ValueError, IndexError):
+                words = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+                ran, waited = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9
+        return ran, waited
+
+
+class Pool(Executor):
+    """Two pools of threads as one: idle ones, and ordinary ones for when those starve."""
+
+    def __init__(self, count: int, name: str, spare: Spare) -> None:
+        """At most ``count`` threads of either kind, which are made when they are needed."""
+        self._spare = spare
+        self._idle = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=spare.join)
+        self._ordinary = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """See Executor."""
+        pool = self._idle if self._spare.lenient else self._ordinary
+        return pool.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See Executor."""
+        self._idle.shutdown(wait, cancel_futures=cancel_futures)
+        self._ordinary.shutdown(wait, cancel_futures=cancel_futures)

@@ -1,0 +1,88 @@
+"""The threads of the bytes leave the processor to others, and do not starve for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+
+from syncd.spare import Pool, Spare
+from tests.clocks import FakeClock
+from tests.e2e.processes import wait_until
+
+
+def policy() -> int:
+    return os.sched_getscheduler(0)
+
+
+@contextmanager
+def pool(spare: Spare) -> Iterator[Pool]:
+    made = Pool(2, "file", spare)
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def test_idle_only_while_somebody_asks_whether_it_starves() -> None:
+    spare = Spare(lenient=True)
+    with pool(spare) as workers:
+        assert workers.submit(policy).result() == os.SCHED_OTHER
+        with spare.taken():
+            assert workers.submit(policy).result() == os.SCHED_IDLE
+            spare.hurry()
+            assert workers.submit(policy).result() == os.SCHED_OTHER
+        assert workers.submit(policy).result() == os.SCHED_OTHER
+    assert policy() == os.SCHED_OTHER  # the thread that asks is what it was
+
+
+def test_where_no_trainer_is_near_all_are_ordinary() -> None:
+    spare = Spare(lenient=False)
+    with pool(spare) as workers, spare.taken():
+        assert workers.submit(policy).result() == os.SCHED_OTHER
+        assert list(workers.map(str, range(3))) == ["0", "1", "2"]
+
+
+def test_threads_that_have_nothing_to_do_do_not_starve() -> None:
+    clock = FakeClock()
+    spare = Spare(lenient=True, clock=clock)
+    with pool(spare) as workers, spare.taken():
+        workers.submit(policy).result()
+        clock.sleep(60)
+        assert not spare.starves()
+        assert spare.lenient
+
+
+@pytest.mark.timed
+def test_on_a_machine_where_every_core_is_busy_ordinary_ones_go_on() -> None:
+    """They have two cores and four processes against them, as long as they are idle."""
+    busy = [sys.executable, "-c", "while True: pass"]
+    spare, stop = Spare(lenient=True), threading.Event()
+
+    def work() -> int:
+        while not stop.is_set():
+            sum(range(1000))
+        return policy()
+
+    hogs = [subprocess.Popen(busy) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        with pool(spare) as workers, spare.taken():
+            waiting: Future[int] = workers.submit(work)
+            wait_until(spare.starves, "it starves", 60)
+            began = time.monotonic()
+            assert workers.submit(policy).result() == os.SCHED_OTHER
+            assert time.monotonic() - began < 30
+            stop.set()
+    finally:
+        stop.set()
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert waiting.result() == os.SCHED_IDLE
