@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 SOCKET = "control.sock"
 
+_LOOK_ROUND = 30
+"""Seconds between looks whether a connection is idle; whatever comes is answered at once."""
+
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
 
@@ -66,7 +69,13 @@ class Servers:
 
         logging.getLogger("waitress").setLevel(logging.ERROR)
         connections: dict[int, Any] = {}
-        server = create_server(application, map=connections, threads=2, **address)
+        server = create_server(
+            application,
+            map=connections,
+            threads=2,
+            asyncore_loop_timeout=_LOOK_ROUND,
+            **address,
+        )
         thread = threading.Thread(target=server.run, name="http", daemon=True)
         thread.start()
         self._servers.append((server, connections, thread))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -24,16 +25,13 @@ from syncd.web import Application
 
 log = logging.getLogger(__name__)
 
-_PULSE = 1.0
+_PULSE = 3.0
 """Seconds between looks whether what waits has waited too long."""
 
 _TICK = 0.1
 
-_HEED = 0.2
-"""Seconds after which the main thread heeds a signal that the system gave to another thread.
-
-Python runs its handlers in the main thread alone, and nothing wakes that one then.
-"""
+_HEED = 5.0
+"""Seconds after which the main thread looks round whether it is stopping, come what may."""
 
 _MIRROR_DOWN = 5.0
 """Seconds that a mirror which is out of reach may hold up the end."""
@@ -122,9 +120,26 @@ class Daemon:
             for line in self._lines:
                 line.start()
             threading.Thread(target=self._beat, name="pulse", daemon=True).start()
-            while not self._ending.stopping.wait(_HEED):
-                pass
+            self._await_signal()
             return self._await_end()
+
+    def _await_signal(self) -> None:
+        """Sleep until a signal has come.
+
+        Python runs its handlers in the main thread alone, and the system may give the signal to
+        any other: the byte that is written then, whichever it is, wakes this one.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        try:
+            while not self._ending.stopping.is_set():
+                if select.select([reader], [], [], _HEED)[0]:
+                    os.read(reader, 4096)
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(reader)
+            os.close(writer)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         now = self._clock.monotonic()

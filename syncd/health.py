@@ -203,7 +203,7 @@ class Health:
             self._progress = self._clock.monotonic()
 
     def beat(self) -> None:
-        """A second has passed: is all that waits, and whoever works on it, well?"""
+        """A while has passed: is all that waits, and whoever works on it, well?"""
         reads = bytes_read()
         with self._lock:
             now, sent = self._clock.monotonic(), self._counts["bytes"]

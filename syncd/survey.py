@@ -205,7 +205,8 @@ class Survey:
         took.stop()
         self.cost = took.wall
         if part.everything:
-            self._tempo.full(took, part.early)
+            watched = self.watcher is not None and not self.watcher.problem
+            self._tempo.full(took, part.early, trusted=watched)
         else:
             self._tempo.part(took)
         if self.watcher and self.watcher.problem:

@@ -1,4 +1,7 @@
-"""How often to look: scanning takes at most about 1 % of a core on average."""
+"""How often to look: scanning takes at most about 1 % of a core on average.
+
+Where events tell of every change it takes far less: the scans only prove that they do.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from syncd.clock import Clock
 
 _SHARE = 100
 """A scan of everything that takes t seconds of a core is repeated after 100 t at the earliest."""
+
+_TRUSTED_SHARE = 3000
+"""The same where all is watched: a daemon that has nothing to do costs next to nothing."""
 
 _WALL_SHARE = 20
 """And after 20 times what it took by the clock: it must not keep a slow disk busy either."""
@@ -73,11 +79,14 @@ class Tempo:
         at = ended + max(shortest, rest)
         return max(0.0, (min(at, self._early_at) if early else at) - self._clock.monotonic())
 
-    def full(self, took: Stopwatch, early: bool) -> None:
-        """Everything was scanned; ``early`` if that was because events were lost."""
+    def full(self, took: Stopwatch, early: bool, trusted: bool = False) -> None:
+        """Everything was scanned; ``early`` if that was because events were lost.
+
+        ``trusted``: events tell of all that changes from now on.
+        """
         now = self._clock.monotonic()
         rest = min(max(_SHARE * took.core, _WALL_SHARE * took.wall), _LONGEST)
-        self._last = now, rest
+        self._last = now, min(max(rest, _TRUSTED_SHARE * took.core if trusted else 0.0), _LONGEST)
         if early:
             self._early_at = now + rest
 

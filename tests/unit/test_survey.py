@@ -19,6 +19,7 @@ from syncd.health import Health
 from syncd.journal import Journal
 from syncd.pipeline import Pipeline
 from syncd.survey import Survey
+from syncd.tempo import Stopwatch, Tempo
 from syncd.watch import Watcher
 from tests.clocks import FakeClock
 from tests.e2e.processes import wait_until
@@ -255,6 +256,19 @@ def test_scans_of_everything_are_as_rare_as_they_are_dear(tmp_path: Path) -> Non
     assert survey.due_in() == pytest.approx(3600)
     clock.sleep(3601)
     assert survey.part({}, thorough=False).everything
+
+
+def test_where_events_tell_of_everything_scans_are_thirty_times_rarer() -> None:
+    clock = FakeClock()
+    tempo, took = Tempo(clock), Stopwatch(clock)
+    took.core = 0.01
+    tempo.full(took, early=False)
+    assert tempo.full_in(0.0, early=False) == pytest.approx(1)
+    tempo.full(took, early=False, trusted=True)
+    assert tempo.full_in(0.0, early=False) == pytest.approx(30)
+    assert tempo.full_in(0.0, early=True) == 0, "events were lost"
+    tempo.full(took, early=True, trusted=True)
+    assert tempo.full_in(0.0, early=True) == pytest.approx(1)
 
 
 def test_another_root_is_looked_at_at_once_however_dear_the_last_one_was(tmp_path: Path) -> None:
