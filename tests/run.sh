@@ -8,9 +8,9 @@ usage() {
 usage: bash tests/run.sh [--all] [--no-setup] [PYTEST OPTIONS]
 
 Makes .venv, installs the packages and the servers the tests need, then checks the code (ruff,
-mypy, import-linter, shellcheck, hadolint) and runs pytest.
+shellcheck, hadolint; mypy and import-linter in the background) and runs pytest.
 
-  --all        also the tests that take long (marked slow); with it, it takes about 40 minutes on two cores
+  --all        also the tests that take long (marked slow); with it, it takes some 35 minutes on two cores
   --heavy      those alone that build the container image or install whole frameworks: see the
                recipes; needs root, gigabytes of disk and a good half hour
   --no-setup   go straight to the checks and the tests
@@ -49,34 +49,37 @@ bin=$VENV_DIR/bin
 
 step() { printf '\n== %s\n' "$*"; }
 
+place=$(mktemp -d "${TMPDIR:-/tmp}/syncd-XXXX") # short: sockets lie below it, of 107 characters
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+
+servers=''
 if [[ -n $setup ]]; then
+    bash tests/servers/install.sh >"$place/servers.log" 2>&1 & # they come meanwhile
+    servers=$!
     step "packages"
     bash start_vast.sh --install s3,gcs,azure,trainer,test
 fi
 export PATH=$bin:$PATH
-place=$(mktemp -d "${TMPDIR:-/tmp}/syncd-XXXX") # short: sockets lie below it, of 107 characters
-servers=''
-if [[ -n $setup ]]; then # they come while the code is looked at
-    bash tests/servers/install.sh >"$place/servers.log" 2>&1 &
-    servers=$!
-    trap 'kill "$servers" 2>/dev/null || true; rm -rf "$place"' EXIT
-fi
 
 mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run 2>/dev/null)
 ((${#scripts[@]})) || mapfile -t scripts < <(find . -name '*.sh' -not -path './.venv*' -not -path './tests/.servers/*')
 
-step "ruff" && ruff check . && ruff format --check .
-step "mypy" && mypy
-step "imports" && lint-imports
-step "shellcheck" && shellcheck "${scripts[@]}"
-step "hadolint" && hadolint Dockerfile
+step "ruff"
+ruff check .
+ruff format --check .
+step "shellcheck"
+shellcheck "${scripts[@]}"
+step "hadolint"
+hadolint Dockerfile
+step "mypy and imports: what they find stands after the tests, or in $place/checks"
+{ mypy && lint-imports; } >"$place/checks" 2>&1 &
+checks=$!
 if [[ -n $servers ]]; then
     step "servers"
     came=0
     wait "$servers" || came=$?
     cat "$place/servers.log"
     ((came == 0)) || exit "$came"
-    trap - EXIT
 fi
 
 step "pytest"
@@ -92,5 +95,8 @@ workers=${PYTEST_WORKERS:-3}
 tests -n "$workers" --dist worksteal -m "($chosen) and not timed"
 step "pytest, with bounds in seconds"
 tests -n "$((workers < 2 ? workers : 2))" --dist worksteal -m "($chosen) and timed"
+step "mypy and imports"
+wait "$checks" || failed=$?
+cat "$place/checks"
 ((failed)) || rm -rf "$place"
 exit "$failed"

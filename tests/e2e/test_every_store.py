@@ -14,10 +14,16 @@ import pytest
 
 from syncd.errors import NotFound
 from tests.e2e.processes import Machine, wait_until
-from tests.servers.fixtures import Bucket
+from tests.servers.fixtures import KINDS, Bucket, fresh_bucket
 from tests.workbench import tree
 
 Build = Callable[[str], Machine]
+
+
+@pytest.fixture(params=KINDS)
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bucket]:
+    """A fresh bucket, once on every kind of store."""
+    yield from fresh_bucket(request, tmp_path)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tests.servers.wires import Wire
 _S = TypeVar("_S", bound=Server)
 _numbers = itertools.count(1)
 
+PROVIDERS = ("local", "s3-seaweedfs", "gcs-strict", "azure")
 KINDS = ("local", "s3-seaweedfs", "s3-seaweedfs-tls", "s3-moto", "gcs-strict", "azure")
 
 
@@ -208,6 +209,11 @@ _REAL = frozenset({"credentials", "checksums", "network", "abort", "swap of part
 @pytest.fixture(params=KINDS)
 def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bucket]:
     """A fresh bucket, once on every kind of store."""
+    yield from fresh_bucket(request, tmp_path)
+
+
+def fresh_bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bucket]:
+    """A bucket on the kind of store that is the fixture's parameter."""
     kind = request.param
     plain = _REAL | {"plain"}
     if kind == "local":
