@@ -42,7 +42,7 @@ from trainer.training import advance
 
 CPU = torch.device("cpu")
 SHAPE = replace(
-    Settings(), context=128, horizon=40, settlement=20, episodes=4, population=8, hidden=540,
+    Settings(), context=128, horizon=40, settlement=20, episodes=4, population=8, hidden=544,
     scheme="everyone", updates=2, accumulate=4, batch=8, replay=20_000, validate_every=1000,
 )  # fmt: skip
 LEARNING = replace(
@@ -139,12 +139,12 @@ def steps_per_second(place: Exchange, current: state.TrainState, episodes: int) 
 
 def products() -> float:
     """GFLOP/s of what most of a step is: how fast this machine is at this moment."""
-    x, weights = torch.randn(4, 64, 540), torch.randn(4, 540, 540)
+    x, weights = torch.randn(4, 64, 544), torch.randn(4, 544, 544)
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < 1.0:
         torch.bmm(x, weights)
         done += 1
-    return done * 2 * x.numel() * 540 / (time.perf_counter() - began) / 1e9
+    return done * 2 * x.numel() * 544 / (time.perf_counter() - began) / 1e9
 
 
 def scale_m() -> None:
