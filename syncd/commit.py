@@ -236,7 +236,9 @@ class Publisher:
     # -- many small files
 
     def _sorted(self, steps: list[Step]) -> tuple[list[Step], list[Step]]:
-        """Steps that send small files, and all others."""
+        """Steps that send small files, where the store takes many at a time, and all others."""
+        if not self._store.capabilities.many_at_once:
+            return [], steps
         together = [
             step
             for step in steps

@@ -10,15 +10,11 @@ All methods may be called from several threads at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from syncd.errors import Permanent, StoreError
-
-_A = TypeVar("_A")
-_T = TypeVar("_T")
 
 Buffer = bytes | bytearray | memoryview
 """Bytes of a body: held in memory, so that a retry sends exactly what the first try sent."""
@@ -42,6 +38,7 @@ class Capabilities:
     append_requests   requests that one ``append`` makes
     copy_range        most bytes that one ``Upload.copy`` takes; 0: uploads take nothing of objects
     metered           requests cost money
+    many_at_once      ``put_each`` and ``read_each`` have many objects under way at a time
     """
 
     put_if_absent: bool = True
@@ -58,6 +55,7 @@ class Capabilities:
     append_requests: int = 1
     copy_range: int = 0
     metered: bool = True
+    many_at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,8 @@ class ObjectStore(Protocol):
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """Put several small objects; what became of each comes in their order, and none is raised.
 
-        Many are under way at a time: the delay of the store is waited for once, not once for each.
+        Where ``many_at_once``, many are under way at a time, and the delay of the store is waited
+        for once, not once for each.
         """
         ...
 
@@ -262,13 +261,8 @@ class NoRanges:
         return False
 
 
-class SideBySide(ABC):
-    """``put_each`` and ``read_each`` by a few threads, for a store that has no faster way.
-
-    They are new ones each time: a thread has the priority of the one that has made it.
-    """
-
-    _at_once = 8
+class OneByOne(ABC):
+    """``put_each`` and ``read_each`` for a store that has no faster way."""
 
     @abstractmethod
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
@@ -276,7 +270,11 @@ class SideBySide(ABC):
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore."""
-        return self._each(bodies, lambda body: self.put(body.key, body.data, body.condition))
+        for body in bodies:
+            try:
+                yield self.put(body.key, body.data, body.condition)
+            except StoreError as error:
+                yield error
 
     @abstractmethod
     def read(
@@ -286,18 +284,8 @@ class SideBySide(ABC):
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore."""
-        return self._each(wanted, lambda one: b"".join(self.read(one[0], 0, one[1])))
-
-    def _each(self, items: Iterable[_A], action: Callable[[_A], _T]) -> Iterator[_T | StoreError]:
-        def answer(item: _A) -> _T | StoreError:
+        for key, length in wanted:
             try:
-                return action(item)
+                yield b"".join(self.read(key, 0, length))
             except StoreError as error:
-                return error
-
-        todo = list(items)
-        if len(todo) < 2:
-            yield from map(answer, todo)
-            return
-        with ThreadPoolExecutor(min(self._at_once, len(todo)), "each") as pool:
-            yield from pool.map(answer, todo)
+                yield error
