@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable
@@ -29,9 +28,6 @@ _PULSE = 3.0
 """Seconds between looks whether what waits has waited too long."""
 
 _TICK = 0.1
-
-_HEED = 5.0
-"""Seconds after which the main thread looks round whether it is stopping, come what may."""
 
 _MIRROR_DOWN = 5.0
 """Seconds that a mirror which is out of reach may hold up the end."""
@@ -134,8 +130,7 @@ class Daemon:
         before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         try:
             while not self._ending.stopping.is_set():
-                if select.select([reader], [], [], _HEED)[0]:
-                    os.read(reader, 4096)
+                os.read(reader, 64)
         finally:
             signal.set_wakeup_fd(before)
             os.close(reader)

@@ -145,9 +145,7 @@ class Settings:
     noise: float = _setting(
         1.0, "Exploration noise on the scores of learners beside the population.", low=0
     )
-    hidden: int = _setting(
-        64, "Width of the hidden layers; multiples of 16 are worked on fastest.", low=1
-    )
+    hidden: int = _setting(64, "Width of the hidden layers.", low=1)
     validate_every: int = _setting(5, "Generations between validations of the champion.", low=1)
 
     @property

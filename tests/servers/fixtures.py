@@ -26,6 +26,8 @@ _S = TypeVar("_S", bound=Server)
 _numbers = itertools.count(1)
 
 PROVIDERS = ("local", "s3-seaweedfs", "gcs-strict", "azure")
+"""A server of each provider; KINDS has all."""
+
 KINDS = ("local", "s3-seaweedfs", "s3-seaweedfs-tls", "s3-moto", "gcs-strict", "azure")
 
 
