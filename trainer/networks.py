@@ -97,14 +97,14 @@ def market_part(
     climate = torch.matmul((here / count).unsqueeze(2), x).squeeze(2)
     own = x[:, :, tradable] if len(tradable) != series else x
     part = torch.bmm(own.flatten(1, 2), params["series.w"]).view(agents, days, len(tradable), -1)
-    return part.add_(torch.bmm(climate, params["climate.w"]).unsqueeze(2))
+    return part + torch.bmm(climate, params["climate.w"]).unsqueeze(2)
 
 
 def head(params: Params, market: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
     """Hidden [P, n, A, H] from the market's part [P, n, A, H] and the portfolio [P, n, A, K]."""
     agents, _, _, width = market.shape
     x = torch.baddbmm(params["head.b"], book.reshape(agents, -1, book.shape[-1]), params["book.w"])
-    x = _settled(x.add_(market.reshape(agents, -1, width)))
+    x = _settled(x + market.reshape(agents, -1, width))
     x = _settled(torch.baddbmm(params["hidden.b"], x, params["hidden.w"]))
     return x.view(market.shape)
 
@@ -150,4 +150,4 @@ def value(
 
 
 def _settled(x: torch.Tensor) -> torch.Tensor:
-    return torch.relu_(F.layer_norm(x, x.shape[-1:]))  # no gradient needs what it overwrites
+    return torch.relu(F.layer_norm(x, x.shape[-1:]))
