@@ -166,7 +166,8 @@ def take_place(staging: Path, root: Path, note: Note) -> Path | None:
     """
     content, target = staging / "content", root / note.target
     made = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not note.beside:
+        target.parent.mkdir(parents=True, exist_ok=True)
     _write_note(staging, note)
     old: Path | None = None
     try:
@@ -190,12 +191,17 @@ def take_place(staging: Path, root: Path, note: Note) -> Path | None:
 
 
 def _place_beside(staging: Path, target: Path, note: Note) -> Path | None:
-    """Files that lie in one folder with others: ``target``, which names them, comes last.
+    """Files that lie in one folder with others. Without that folder it comes with all of them.
 
-    One that was there goes first. So whoever finds it finds all the others that belong to it.
-    What a kill interrupts is ended by doing it again.
+    Else ``target``, which names them, comes last, and one that was there goes first. So whoever
+    finds it finds all the others that belong to it. What a kill interrupts is ended by doing it
+    again.
     """
     content, replaced = staging / "content", staging / "replaced"
+    if content.exists() and not target.parent.exists():
+        target.parent.parent.mkdir(parents=True, exist_ok=True)
+        content.rename(target.parent)
+        return None
     names = sorted(note.beside, key=target.name.__eq__)
     replaced.mkdir(exist_ok=True)
     waiting = [name for name in names if os.path.lexists(content / name)]
@@ -212,6 +218,8 @@ def _place_beside(staging: Path, target: Path, note: Note) -> Path | None:
 def _undo(staging: Path, target: Path, note: Note) -> None:
     """Have in the place what was there before, after something failed half way."""
     content, replaced = staging / "content", staging / "replaced"
+    if note.beside:
+        content.mkdir(exist_ok=True)
     for name in sorted(note.beside, key=target.name.__ne__):
         if not os.path.lexists(content / name):
             target.with_name(name).rename(content / name)

@@ -3,7 +3,8 @@
 ``python -m tests.faults.restore_kill --kills 1000 --seed 1``: each trial restores into a copy of
 one scenario's disk and dies by SIGKILL, before a random line of syncd's own code (``--by line``)
 or after a random time of its life (``--by time``). Then it looks at every byte, restores again,
-and looks for rubbish. It ends with 1 if anything was found, and names the seed.
+and looks for rubbish. ``--by each`` kills before each line in which the place is taken, once, in
+every scenario. It ends with 1 if anything was found, and names the seed.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def look(root: Path) -> Tree:
 
 
 def scenarios(home: Path, rng: random.Random) -> list[Scenario]:
-    """A folder and a lone file; nothing, an older one, a tracker in the place; kept or not."""
+    """A folder, a file, files of one step; nothing, an older one, a tracker there; kept or not."""
     made = []
     newest, force = {"RESUME_FROM": "newest"}, ("--force",)
     for name, path, environ, arguments, exchange in (
@@ -85,6 +86,7 @@ def scenarios(home: Path, rng: random.Random) -> list[Scenario]:
         ("folder, forced, slow", "run/gen-000010", {}, force, False),
         ("folder, kept, slow", "run/gen-000010", newest, (), False),
         ("file, kept, slow", "last.bin", newest, (), False),
+        ("fresh, beside", "ppo/rl_model_10_steps.zip", {}, (), True),
         ("beside, kept", "ppo/rl_model_10_steps.zip", newest, (), True),
         ("beside, forced", "ppo/rl_model_10_steps.zip", {}, force, True),
         ("unproven", "plain/gen-000010", {}, (), True),
@@ -135,7 +137,7 @@ def _scenario(
     machine.commit_all()
     machine.journal.close()
     new = look(machine.root)
-    if name != "fresh folder":
+    if not name.startswith("fresh"):
         before = path.replace("20", "10")  # a tracker's older neighbour stays where it is
         for file, data in _files(before, rng).items():
             (disk / file).parent.mkdir(parents=True, exist_ok=True)
@@ -272,32 +274,61 @@ def judge_end(disk: Path, scenario: Scenario, code: int, words: str) -> str:
 def kill(kills: int, seed: int, by: str = "line") -> list[str]:
     """So many kills, over all scenarios in turns; what was found, with the seed of each."""
     rng = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["syncd.cli", "syncd.manual", "tests.workbench"])
+    context = _context()
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="restore-kill-") as name:
         home = Path(name)
         every = scenarios(home / "scenarios", rng)
         lengths: dict[str, float] = {}
         for number, scenario in zip(range(kills), itertools.cycle(every)):
-            disk = home / f"disk-{number}"
             # every other kill within the few lines in which the place is taken
             stepped = () if by == "time" else (_PLACE, _ALL)[number // len(every) % 2]
             what = f"{scenario.name} {stepped}"
             if what not in lengths:
                 lengths[what] = _length(context, home / "measure", scenario, stepped)
-            shutil.copytree(scenario.home / "disk", disk, symlinks=True)
-            if stepped:
-                _run(context, disk, scenario, stepped, rng.randint(1, int(lengths[what])))
-            else:
-                _run_for(disk, scenario, rng.uniform(0, lengths[what]))
-            fault = judge(disk, scenario)
-            if not fault:
-                fault = judge_end(disk, scenario, *_run(context, disk, scenario))
+            at = rng.uniform(0, lengths[what])
+            fault = _killed(context, home / f"disk-{number}", scenario, stepped, at)
             if fault:
                 faults.append(f"seed {seed}, kill {number}, {scenario.name}: {fault}")
-            shutil.rmtree(disk)
     return faults
+
+
+def kill_at_each_line(chosen: str = "") -> list[str]:
+    """Before each line in which the place is taken, once, in the scenarios of this name."""
+    context = _context()
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="restore-kill-") as name:
+        home = Path(name)
+        for scenario in scenarios(home / "scenarios", random.Random(1)):
+            if chosen not in scenario.name:
+                continue
+            lines = int(_length(context, home / "measure", scenario, _PLACE))
+            for at in range(1, lines):
+                fault = _killed(context, home / f"disk-{at}", scenario, _PLACE, at)
+                if fault:
+                    faults.append(f"line {at} of {lines}, {scenario.name}: {fault}")
+    return faults
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["syncd.cli", "syncd.manual", "tests.workbench"])
+    return context
+
+
+def _killed(
+    context: Any, disk: Path, scenario: Scenario, stepped: tuple[str, ...], at: float
+) -> str:
+    """One kill, by lines or seconds, and the restore that follows; what is wrong then."""
+    shutil.copytree(scenario.home / "disk", disk, symlinks=True)
+    if stepped:
+        _run(context, disk, scenario, stepped, max(1, round(at)))
+    else:
+        _run_for(disk, scenario, at)
+    fault = judge(disk, scenario)
+    fault = fault or judge_end(disk, scenario, *_run(context, disk, scenario))
+    shutil.rmtree(disk)
+    return fault
 
 
 def _length(context: Any, disk: Path, scenario: Scenario, stepped: tuple[str, ...]) -> float:
@@ -322,10 +353,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--by", choices=("line", "time"), default="line")
+    parser.add_argument("--by", choices=("line", "time", "each"), default="line")
     given = parser.parse_args()
-    faults = kill(given.kills, given.seed, given.by)
-    print(json.dumps({"kills": given.kills, "seed": given.seed, "faults": faults}, indent=1))
+    if given.by == "each":
+        found: dict[str, object] = {"faults": (faults := kill_at_each_line())}
+    else:
+        faults = kill(given.kills, given.seed, given.by)
+        found = {"kills": given.kills, "seed": given.seed, "faults": faults}
+    print(json.dumps(found, indent=1))
     return int(bool(faults))
 
 

@@ -14,7 +14,7 @@ import pytest
 from syncd import manual
 from syncd.config import Environment, load_settings
 from syncd.place import REPLACED, STAGING, alone, clear_staging
-from tests.faults.restore_kill import kill, look
+from tests.faults.restore_kill import kill, kill_at_each_line, look
 from tests.workbench import Machine
 
 pytestmark = pytest.mark.first
@@ -23,6 +23,11 @@ pytestmark = pytest.mark.first
 @pytest.mark.slow
 def test_killed_at_200_points_it_is_the_old_or_the_new() -> None:
     assert kill(200, seed=1) == []
+
+
+@pytest.mark.slow
+def test_files_of_one_step_come_into_a_new_folder_all_at_once() -> None:
+    assert kill_at_each_line("fresh, beside") == []
 
 
 @pytest.mark.slow
