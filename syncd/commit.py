@@ -36,9 +36,6 @@ from syncd.transfer import Small, Transfer
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether something more urgent waits."""
 
-_TOGETHER = 1024 * 1024
-"""Bytes of the largest file that is sent together with others."""
-
 _NOTED = 256
 """Files sent together after which the journal is told."""
 
@@ -154,7 +151,8 @@ class Publisher:
         steps = list(self._planner.plan(unit, leans_on, seq, publication, taken))
         if not plain:  # no name is safe that another writer has too
             steps = [replace(step, plain_free=False) for step in steps]
-        together, alone = self._sorted(steps)
+        together = [step for step in steps if step.small]
+        alone = [step for step in steps if not step.small]
         send = self._transfer.files.submit
         small = [send(self._carry_out_together, unit, together)] if together else []
         large = [send(self._carry_out, unit, step) for step in alone]
@@ -235,20 +233,8 @@ class Publisher:
 
     # -- many small files
 
-    def _sorted(self, steps: list[Step]) -> tuple[list[Step], list[Step]]:
-        """Steps that send small files, where the store takes many at a time, and all others."""
-        if not self._store.capabilities.many_at_once:
-            return [], steps
-        together = [
-            step
-            for step in steps
-            if step.stat.size <= _TOGETHER and not (step.keep or step.adopt or step.copy_from)
-        ]
-        chosen = {id(step) for step in together}
-        return together, [step for step in steps if id(step) not in chosen]
-
     def _carry_out_together(self, unit: Unit, steps: list[Step]) -> list[FileEntry]:
-        """Send small files; what the store does not take at once goes its way alone."""
+        """Send small files, again under other keys where those are taken; alone what fails."""
         small = (
             Small(step.source, step.plain, step.seen, IfAbsent(), step.pack)
             if step.plain_free
@@ -257,9 +243,12 @@ class Publisher:
         )
         entries: list[FileEntry | None] = []
         sent: list[Sent] = []
+        taken: dict[int, Step] = {}
         try:
             for step, answer in zip(steps, self._transfer.send_each(small), strict=True):
                 if isinstance(answer, Permanent):
+                    if step.plain_free and isinstance(answer, Conflict):
+                        taken[len(entries)] = replace(step, plain_free=False)
                     entries.append(None)
                     continue
                 if isinstance(answer, SyncdError):
@@ -275,6 +264,9 @@ class Publisher:
                     sent.clear()
         finally:
             self._journal.add_all_sent(sent)
+        again = self._carry_out_together(unit, [*taken.values()]) if taken else []
+        for at, entry in zip(taken, again, strict=True):
+            entries[at] = entry
         return [
             entry or self._carry_out(unit, step) for step, entry in zip(steps, entries, strict=True)
         ]

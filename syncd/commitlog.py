@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from itertools import islice
 
@@ -90,30 +88,24 @@ class CommitLog:
         self,
         numbers: Sequence[int] | None = None,
         claims: bool = False,
-        readers: Executor | None = None,
+        ahead: bool = False,
     ) -> Iterator[CommitRecord | Corrupt]:
         """Every readable commit, what was written last first; a broken one comes as its error.
 
         Claims are left out, unless they are asked for. A record that retention deletes meanwhile
         is passed over. One that is ``behind`` another comes after it, though its number is
-        higher. ``numbers`` are those to read, ascending, where they are known. With ``readers``
-        it is read ahead, the more the further this comes.
+        higher. ``numbers`` are those to read, ascending, where they are known. ``ahead`` reads
+        many at a time, the more the further this comes.
         """
         known = self.numbers() if numbers is None else numbers
         with self.many(known):
-            yield from self._newest_first(reversed(known), claims, readers)
+            yield from self._newest_first(reversed(known), claims, ahead)
 
     def _newest_first(
-        self, wanted: Iterable[int], claims: bool, readers: Executor | None
+        self, wanted: Iterable[int], claims: bool, ahead: bool
     ) -> Iterator[CommitRecord | Corrupt]:
         later: list[CommitRecord] = []
-        if readers is None:
-            found = self._each(wanted)
-        elif self._store.capabilities.many_at_once:
-            found = self._many(wanted)
-        else:
-            found = self._ahead(wanted, readers)
-        for seq, record in found:
+        for seq, record in self._many(wanted) if ahead else self._each(wanted):
             yield from _due(later, seq)
             if record is None:
                 continue
@@ -148,26 +140,6 @@ class CommitLog:
                 except Corrupt as error:
                     yield seq, error
             width = min(_AHEAD, width * 2)
-
-    def _ahead(
-        self, wanted: Iterable[int], readers: Executor
-    ) -> Iterator[tuple[int, CommitRecord | Corrupt | None]]:
-        """The same for a store that has no faster way than several at once."""
-        flying: deque[tuple[int, Future[CommitRecord | Corrupt | None]]] = deque()
-        width = 1
-        try:
-            for seq in wanted:
-                flying.append((seq, readers.submit(self._try, seq)))
-                if len(flying) >= width:
-                    first, job = flying.popleft()
-                    yield first, job.result()
-                    width = min(_AHEAD, width * 2)
-            while flying:
-                first, job = flying.popleft()
-                yield first, job.result()
-        finally:
-            for _, job in flying:
-                job.cancel()
 
     def _try(self, seq: int) -> CommitRecord | Corrupt | None:
         try:

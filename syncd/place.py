@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from syncd.errors import Corrupt, Permanent
+from syncd.stores.durable import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,6 @@ REPLACED = ".syncd-replaced"
 _NOTE = "place.json"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-
-_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that have nothing to do to make a folder durable."""
 
 _NO_SUCH_NAME = (
     errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
@@ -137,18 +135,6 @@ def nameable(name: str) -> Iterator[None]:
         raise Corrupt(f"{name!r} cannot be made here: {error.strerror}") from error
     except (ValueError, OverflowError) as error:
         raise Corrupt(f"{name!r} cannot be made here: {error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; OSError if the disk refuses."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(fd)
 
 
 def new_staging(root: Path) -> Path:

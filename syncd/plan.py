@@ -23,6 +23,9 @@ from syncd.snapshot import Snapshot
 _KEY_LIMIT = 1024
 """Bytes of the longest key that all of the stores take."""
 
+_TOGETHER = 1024 * 1024
+"""Bytes of the largest file that is sent together with others."""
+
 _PACKED = SUFFIXES[ZSTD]
 
 
@@ -49,6 +52,12 @@ class Step:
     copy_from: Held | None = None
     sha256: str | None = None
     pack: bool = True
+
+    @property
+    def small(self) -> bool:
+        """Whether it sends a file that goes together with others."""
+        sends = not (self.keep or self.adopt or self.copy_from)
+        return sends and self.stat.size <= _TOGETHER
 
 
 class Planner:

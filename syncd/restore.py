@@ -27,12 +27,12 @@ from syncd.place import (
     nameable,
     new_staging,
     remove,
-    sync_folder,
     take_place,
 )
 from syncd.profiles import COMPANION, by_name
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.stores.base import ObjectStore
+from syncd.stores.durable import sync_folder
 
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -41,9 +41,6 @@ _TOGETHER = 1024 * 1024
 
 _GROUP = 256
 """Small files that are fetched by one worker before it looks whether the others have failed."""
-
-_READERS = 16
-"""Records of the log that are read at a time."""
 
 _SIDE_BY_SIDE = 4
 """Ranges of large files that are fetched at a time."""
@@ -97,8 +94,7 @@ class Restorer:
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
         numbers = self._numbers = self._log.numbers()
-        with ThreadPoolExecutor(_READERS) as readers:
-            found = list(self._log.newest_first(numbers, claims=True, readers=readers))
+        found = list(self._log.newest_first(numbers, claims=True, ahead=True))
         broken = [item for item in found if isinstance(item, Corrupt)]
         if len(broken) == len(found):
             refuse_locked(broken)
@@ -234,12 +230,10 @@ class Restorer:
             sync_folder(folder)
 
     def _sorted(self, record: CommitRecord) -> tuple[list[list[FileEntry]], list[FileEntry]]:
-        """Small files in groups, where the store gives many at a time, and all others."""
-        if not self._store.capabilities.many_at_once:
-            return [], list(record.files)
+        """Small files in groups, and all others."""
         small = [entry for entry in record.files if entry.size <= _TOGETHER]
         alone = [entry for entry in record.files if entry.size > _TOGETHER]
-        step = max(1, min(_GROUP, 8 * _TOGETHER // max((e.size for e in small), default=1 << 30)))
+        step = min(_GROUP, 8 * _TOGETHER // max([1, *(entry.size for entry in small)]))
         return [small[at : at + step] for at in range(0, len(small), step)], alone
 
     def _keys(self, record: CommitRecord, entry: FileEntry) -> Iterable[str]:

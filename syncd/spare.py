@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -43,7 +42,7 @@ class Spare:
         self._clock = clock or SystemClock()
         self._pressed_until = float("-inf") if lenient else float("inf")
         self._on = False
-        self._threads: set[int] = set()
+        self._joined = False
         self._since, self._ran, self._waited = 0.0, 0.0, 0.0
 
     @property
@@ -55,7 +54,7 @@ class Spare:
         """Called by each idle thread at its beginning."""
         with suppress(OSError):  # not everywhere may one: then it is an ordinary thread
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            self._threads.add(threading.get_native_id())
+            self._joined = True
 
     def hurry(self) -> None:
         """There is no time to wait for spare time."""
@@ -91,11 +90,16 @@ class Spare:
         self._since, self._ran, self._waited = self._clock.monotonic(), ran, waited
 
     def _times(self) -> tuple[float, float]:
-        """Seconds that the idle threads have run, and have waited for a processor."""
+        """Seconds that the idle threads have run, and have waited for a processor.
+
+        Theirs are those, too, that an idle one has made, and that wait while it waits for them.
+        """
         ran = waited = 0.0
-        for thread in tuple(self._threads):
+        for task in Path("/proc/self/task").iterdir() if self._joined else ():
             with suppress(OSError, ValueError, IndexError):
-                words = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+                if os.sched_getscheduler(int(task.name)) != os.SCHED_IDLE:
+                    continue
+                words = (task / "schedstat").read_text().split()
                 ran, waited = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9
         return ran, waited
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from syncd.clock import SystemClock
 from syncd.commit import Publisher
+from syncd.errors import StoreError
 from syncd.health import Health
 from syncd.journal import Journal
 from syncd.pace import RateLimit
@@ -19,7 +20,7 @@ from syncd.pipeline import Pipeline
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.snapshot import Snapshots
-from syncd.stores.base import ObjectStore
+from syncd.stores.base import Body, ObjectInfo, ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.transfer import Transfer
 from syncd.uploads import Uploads
@@ -61,6 +62,14 @@ class CountingStore:
             return result
 
         return call
+
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """One after the other: each of them is a request that can be the last one."""
+        for body in bodies:
+            try:
+                yield self.put(body.key, body.data, body.condition)
+            except StoreError as error:
+                yield error
 
 
 @dataclass

@@ -16,8 +16,8 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
-    OneByOne,
     PendingUpload,
+    SideBySide,
 )
 from syncd.stores.wire import (
     CHUNK,
@@ -57,7 +57,7 @@ _COPY_STALLS = 120.0
 """Seconds without progress after which a copy on the server is given up."""
 
 
-class AzureStore(OneByOne):
+class AzureStore(SideBySide):
     """A container."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:

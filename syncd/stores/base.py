@@ -10,11 +10,15 @@ All methods may be called from several threads at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from syncd.errors import Permanent, StoreError
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 
 Buffer = bytes | bytearray | memoryview
 """Bytes of a body: held in memory, so that a retry sends exactly what the first try sent."""
@@ -38,7 +42,6 @@ class Capabilities:
     append_requests   requests that one ``append`` makes
     copy_range        most bytes that one ``Upload.copy`` takes; 0: uploads take nothing of objects
     metered           requests cost money
-    many_at_once      ``put_each`` and ``read_each`` have many objects under way at a time
     """
 
     put_if_absent: bool = True
@@ -55,7 +58,6 @@ class Capabilities:
     append_requests: int = 1
     copy_range: int = 0
     metered: bool = True
-    many_at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,7 @@ class ObjectStore(Protocol):
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """Put several small objects; what became of each comes in their order, and none is raised.
 
-        Where ``many_at_once``, many are under way at a time, and the delay of the store is waited
-        for once, not once for each.
+        Many are under way at a time: the delay of the store is waited for once, not once for each.
         """
         ...
 
@@ -261,8 +262,13 @@ class NoRanges:
         return False
 
 
-class OneByOne(ABC):
-    """``put_each`` and ``read_each`` for a store that has no faster way."""
+class SideBySide(ABC):
+    """``put_each`` and ``read_each`` by a few threads, for a store that has no faster way.
+
+    They are new ones each time: a thread has the priority of the one that has made it.
+    """
+
+    _at_once = 8
 
     @abstractmethod
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
@@ -270,11 +276,7 @@ class OneByOne(ABC):
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore."""
-        for body in bodies:
-            try:
-                yield self.put(body.key, body.data, body.condition)
-            except StoreError as error:
-                yield error
+        return self._each(bodies, lambda body: self.put(body.key, body.data, body.condition))
 
     @abstractmethod
     def read(
@@ -284,8 +286,18 @@ class OneByOne(ABC):
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore."""
-        for key, length in wanted:
+        return self._each(wanted, lambda one: b"".join(self.read(one[0], 0, one[1])))
+
+    def _each(self, items: Iterable[_A], action: Callable[[_A], _T]) -> Iterator[_T | StoreError]:
+        def answer(item: _A) -> _T | StoreError:
             try:
-                yield b"".join(self.read(key, 0, length))
+                return action(item)
             except StoreError as error:
-                yield error
+                return error
+
+        todo = list(items)
+        if len(todo) < 2:
+            yield from map(answer, todo)
+            return
+        with ThreadPoolExecutor(min(self._at_once, len(todo)), "each") as pool:
+            yield from pool.map(answer, todo)

@@ -7,38 +7,37 @@ by a link (only if absent) or a rename, so that no reader ever sees half of one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import (
+    Body,
     Buffer,
     Capabilities,
     Condition,
     IfAbsent,
     IfVersion,
     ObjectInfo,
-    OneByOne,
     PendingUpload,
+    SideBySide,
 )
 from syncd.stores.directoryupload import DirectoryUpload, translate
+from syncd.stores.durable import NO_LINKS, copy_file, fault_of, sync_folder
 from syncd.stores.wire import CHUNK, checked_key
 
 _ASIDE = ".syncd-tmp"
 """Folder inside the store for objects that are not whole yet; never listed."""
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
-
-class DirectoryStore(OneByOne):
+class DirectoryStore(SideBySide):
     """Objects as files below one directory."""
+
+    _at_once = 4  # more are in each other's way where a disk answers at once
 
     def __init__(self, root: Path) -> None:
         """No look at the directory is taken before the first request."""
@@ -88,24 +87,58 @@ class DirectoryStore(OneByOne):
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
-        target, aside = self._path(key), self._aside()
-        try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            return self.settle(aside, target, key, condition)
-        except OSError as error:
-            raise translate(error, key) from error
-        finally:
-            aside.unlink(missing_ok=True)
+        return self._put(Body(key, data, condition), durable=True)
 
-    def settle(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
-        """Give a whole object its name."""
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """See ObjectStore. A folder is made durable once, for all that come into it."""
+        todo = list(bodies)
+        answers = [*self._each(todo, lambda body: self._put(body, durable=False))]
+        faults: dict[Path, OSError | None] = {}
+        for body, answer in zip(todo, answers, strict=True):
+            if isinstance(answer, StoreError):
+                yield answer
+                continue
+            folder = self._path(body.key).parent
+            if folder not in faults:
+                faults[folder] = fault_of(folder)
+            fault = faults[folder]
+            if isinstance(fault, FileNotFoundError):  # another one has tidied it away
+                yield Transient(f"{body.key}: its directory is gone")
+            else:
+                yield translate(fault, body.key) if fault else answer
+
+    def _put(self, body: Body, durable: bool) -> ObjectInfo:
+        target, aside = self._path(body.key), self._aside()
+        try:
+            fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+            with open(fd, "wb", buffering=0) as file, memoryview(body.data) as view:  # noqa: PTH123 - of fd
+                done = 0
+                while done < len(view):
+                    done += file.write(view[done:])
+                os.fsync(fd)
+            return self.settle(aside, target, body.key, body.condition, durable)
+        except OSError as error:
+            raise translate(error, body.key) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                aside.unlink()
+
+    def settle(
+        self, aside: Path, target: Path, key: str, condition: Condition, durable: bool = True
+    ) -> ObjectInfo:
+        """Give a whole object its name; ``durable``: the name outlives a power cut from then on.
+
+        That there is room for it is seen to where there is none: mostly there is.
+        """
         for _ in range(50):
-            with contextlib.suppress(FileNotFoundError):  # its folder was empty, and tidied away
-                self._make_room(target, key)
-                return self._name(aside, target, key, condition)
+            try:
+                info = self._name(aside, target, key, condition)
+                if durable:
+                    sync_folder(target.parent)
+                return info
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                with contextlib.suppress(FileNotFoundError):  # it was empty, and tidied away
+                    self._make_room(target, key)
         raise Transient(f"{key}: its directory vanishes again and again")
 
     def _make_room(self, target: Path, key: str) -> None:
@@ -120,7 +153,7 @@ class DirectoryStore(OneByOne):
                 hint="a directory cannot hold both 'p' and 'p/q'",
             ) from None
         for folder in missing:
-            _sync(folder.parent)
+            sync_folder(folder.parent)
         if target.is_dir():
             raise Permanent(
                 f"{key}: other objects lie below this name",
@@ -142,19 +175,20 @@ class DirectoryStore(OneByOne):
                 aside.replace(target)
         else:
             aside.replace(target)
-        _sync(target.parent)
         return info
 
     @staticmethod
     def _link(aside: Path, target: Path, key: str) -> None:
         try:
-            target.hardlink_to(aside)
+            os.link(aside, target)
         except FileExistsError:
+            if target.is_dir():
+                raise IsADirectoryError(key) from None
             if target.samefile(aside):
                 return  # a killed process had come to here
             raise Conflict(f"{key} exists already") from None
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
             try:  # no hard links here: the name is taken first, and filled by the rename
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -201,7 +235,7 @@ class DirectoryStore(OneByOne):
             with self._path(key).open("rb") as old:
                 if self._info(key, os.fstat(old.fileno())).version != base.version:
                     raise Conflict(f"{key} is another version by now")
-                _copy_file(old, whole, tail)
+                copy_file(old, whole, tail)
             return self.settle(whole, self._path(key), key, IfVersion(base.version))
         except FileNotFoundError:
             raise Conflict(f"{key} is not there any more") from None
@@ -287,7 +321,7 @@ class DirectoryStore(OneByOne):
         aside = self._aside()
         try:
             with self._path(source).open("rb") as old:
-                _copy_file(old, aside)
+                copy_file(old, aside)
             return self.settle(aside, self._path(target), target, condition)
         except FileNotFoundError:
             raise NotFound(f"there is no {source}") from None
@@ -330,31 +364,3 @@ class DirectoryStore(OneByOne):
 
     def close(self) -> None:
         """See ObjectStore: nothing is held."""
-
-
-def _copy_file(old: BinaryIO, target: Path, tail: Buffer = b"") -> None:
-    """Copy within the kernel; file systems that can, share the blocks."""
-    with target.open("wb") as new:
-        try:
-            while os.copy_file_range(old.fileno(), new.fileno(), 1 << 30):
-                pass
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, *_NO_LINKS):
-                raise
-            shutil.copyfileobj(old, new, CHUNK)
-        new.seek(0, os.SEEK_END)
-        new.write(tail)
-        new.flush()
-        os.fsync(new.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make a name durable; some network file systems have nothing to do for that, and say so."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, *_NO_LINKS):
-            raise
-    finally:
-        os.close(fd)

@@ -21,8 +21,8 @@ from syncd.stores.base import (
     IfAbsent,
     IfVersion,
     ObjectInfo,
-    OneByOne,
     PendingUpload,
+    SideBySide,
 )
 from syncd.stores.wire import (
     CHUNK,
@@ -64,7 +64,7 @@ _TIMEOUT = (CONNECT_TIMEOUT, READ_TIMEOUT)
 _NO_RETRY: dict[str, Any] = {"retry": None, "timeout": _TIMEOUT}
 
 
-class GCSStore(OneByOne):
+class GCSStore(SideBySide):
     """A bucket; the version of an object is its generation."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:

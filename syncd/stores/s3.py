@@ -22,8 +22,8 @@ from syncd.stores.base import (
     Condition,
     IfVersion,
     ObjectInfo,
-    OneByOne,
     PendingUpload,
+    SideBySide,
 )
 from syncd.stores.http1 import Strange
 from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
@@ -45,7 +45,7 @@ _NEXT = {
 _NO_BATCH = {"NotImplemented", "MissingContentMD5", "InvalidRequest", "MethodNotAllowed"}
 
 
-class S3Store(OneByOne):
+class S3Store(SideBySide):
     """A bucket."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
@@ -75,7 +75,6 @@ class S3Store(OneByOne):
             append_from=Capabilities.min_part_size,
             append_requests=s3append.REQUESTS,
             copy_range=128 * 1024**2,
-            many_at_once=True,
         )
 
     def _open(self) -> tuple[Any, Any]:

@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from syncd.errors import Conflict, NotFound
+from syncd.errors import Conflict, NotFound, StoreError
 from syncd.stores.base import (
+    Body,
     Buffer,
     Capabilities,
     Condition,
     IfAbsent,
     IfVersion,
     ObjectInfo,
-    OneByOne,
     PendingUpload,
 )
 
@@ -35,7 +35,7 @@ class Object:
 _NONE = Object(b"", "", "")
 
 
-class SimStore(OneByOne):
+class SimStore:
     """Objects in a dictionary. Each change is told to ``watch`` once it has taken effect."""
 
     def __init__(
@@ -112,6 +112,20 @@ class SimStore(OneByOne):
         if key not in self.objects:
             raise NotFound(f"there is no {key}")
         return self.objects[key]
+
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        for body in bodies:
+            try:
+                yield self.put(body.key, body.data, body.condition)
+            except StoreError as error:
+                yield error
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        for key, length in wanted:
+            try:
+                yield b"".join(self.read(key, 0, length))
+            except StoreError as error:
+                yield error
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None

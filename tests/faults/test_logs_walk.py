@@ -29,7 +29,8 @@ class Walk(RuleBasedStateMachine):
         """What each file has been, each time that it was begun anew."""
         self.moments: set[bytes] = set()
         """What any of them was when a line might go that was not ended."""
-        self.ended_at = 0.0
+        self.since: dict[str, float] = {}
+        """When each file became another than its object, as far as nothing went since."""
 
     def teardown(self) -> None:
         self.one.journal.close()
@@ -48,17 +49,30 @@ class Walk(RuleBasedStateMachine):
             past[-1] = content
         else:
             past.append(content)
+        self.since.setdefault(name, self.one.clock.monotonic())
         self.flushed = False
 
     def turn(self, seconds: float, flush: bool) -> None:
         """One turn of the shipper; remember what may go though its last line is not ended."""
-        if flush or self.one.clock.monotonic() + seconds - self.ended_at >= 60:
-            self.moments |= {path.read_bytes() for path in self.one.logs.iterdir()}
+        then = self.one.clock.monotonic() + seconds
+        files = {path.name: path.read_bytes() for path in self.one.logs.iterdir()}
+        for name, content in files.items():
+            if flush or then - self.since.get(name, then) >= 60:
+                self.moments.add(content)
+        before = self.objects()
         self.one.ship(seconds, flush)
+        after = self.objects()
+        for name, content in files.items():
+            if after.get(name) == content:
+                self.since.pop(name, None)
+            elif after.get(name) != before.get(name):
+                self.since[name] = then
+
+    def objects(self) -> dict[str, bytes | None]:
+        return {name: self.one.there(name) for name in self.one.names()}
 
     @rule(sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=8))
     def append(self, sizes: list[int]) -> None:
-        self.ended_at = self.one.clock.monotonic()
         self.one.write(NAME, b"".join(self.line(size) for size in sizes))
         self.wrote(NAME)
 

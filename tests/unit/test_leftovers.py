@@ -27,11 +27,15 @@ def bucket(tmp_path: Path) -> Path:
 
 
 def cut_off(tmp_path: Path, bucket: Path) -> Machine:
-    """A machine that dies before its third request that writes, and its next life."""
+    """A machine that dies before its third request that writes, and its next life.
+
+    Its files go one by one: of small ones, which go together, only a pruning finds those that
+    were under way.
+    """
     dying = CountingStore(DirectoryStore(bucket), die_at=2)
     first = Machine(tmp_path / "one", bucket, store=dying).start()
     for name in ("a.bin", "b.bin", "state.json"):
-        first.write(f"gen-5/{name}", "{}")
+        first.write(f"gen-5/{name}", "{}".ljust(1 + (1 << 20)))
     with pytest.raises(Died):
         first.commit_all()
     first.transfer.close()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from syncd.errors import Corrupt, Fenced
+from syncd.errors import Corrupt, Fenced, StoreError
 from syncd.records import CommitRecord
-from syncd.scan import Stat
-from syncd.stores.base import Condition
+from syncd.stores.base import Body, ObjectInfo
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import CountingStore, Died, Machine, age, restore_newest, restorer, tree
 
@@ -144,19 +143,23 @@ def test_file_renamed_between_checkpoints_is_copied_in_the_store(tmp_path: Path)
     assert tree(tmp_path / "two/run/gen-000010") == tree(machine.root / "run/gen-000010")
 
 
-def test_file_sent_before_the_daemon_died_is_not_sent_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "again"), [(1 << 21, 2), (1000, 4)], ids=["large", "small"])
+def test_file_sent_before_the_daemon_died_is_not_sent_again(
+    tmp_path: Path, size: int, again: int
+) -> None:
+    """Of small files, which go side by side, those that were under way together are."""
     bucket = tmp_path / "bucket"
     dying = CountingStore(DirectoryStore(bucket), die_at=2)
     machine = Machine(tmp_path / "one", bucket, store=dying)
     for number in range(3):
-        machine.write(f"run/gen-000005/part-{number}.bin", os.urandom(1000 + number))
+        machine.write(f"run/gen-000005/part-{number}.bin", os.urandom(size + number))
     machine.write("run/gen-000005/state.json", "{}")
     with pytest.raises(Died):
         machine.start().commit_all()
     store = CountingStore(DirectoryStore(bucket))
-    again = Machine(tmp_path / "one", bucket, "writer-b", store=store)
-    (record,) = again.start().commit_all()
-    assert len([write for write in store.writes if write.startswith("put eigen2/ch")]) == 2
+    second = Machine(tmp_path / "one", bucket, "writer-b", store=store)
+    (record,) = second.start().commit_all()
+    assert len([write for write in store.writes if write.startswith("put eigen2/ch")]) == again
     assert restore_newest(bucket, tmp_path / "two") == record
 
 
@@ -164,16 +167,13 @@ def test_checkpoint_that_changes_while_it_is_sent_is_not_committed(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(machine, OLD)
-    send = machine.publisher._transfer.send
+    put_each = machine.transfer.store.put_each
 
-    def change_and_send(
-        path: Path, key: str, seen: Stat, condition: Condition, **named: Any
-    ) -> object:
-        result = send(path, key, seen, condition, **named)
+    def put_and_change(bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        yield from put_each(bodies)
         machine.write("run/model/b.bin", b"changed in the middle")
-        return result
 
-    monkeypatch.setattr(machine.publisher._transfer, "send", change_and_send)
+    monkeypatch.setattr(machine.transfer.store, "put_each", put_and_change)
     assert machine.commit_all() == []
     assert machine.publisher.log.numbers() == []
     monkeypatch.undo()
@@ -186,14 +186,14 @@ def test_checkpoint_that_fails_by_itself_holds_up_no_other(
 ) -> None:
     machine.write("bad.bin", b"bad")
     machine.write("good.bin", b"good")
-    send = machine.publisher._transfer.send
+    put_each = machine.transfer.store.put_each
 
-    def damage(path: Path, key: str, seen: Stat, condition: Condition, **named: Any) -> object:
-        if path.name == "bad.bin":
-            raise Corrupt("the content changed on its way")
-        return send(path, key, seen, condition, **named)
+    def damage(bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        for body, answer in zip(todo := [*bodies], put_each(todo), strict=True):
+            bad = body.key.endswith("bad.bin")
+            yield Corrupt("the content changed on its way") if bad else answer
 
-    monkeypatch.setattr(machine.publisher._transfer, "send", damage)
+    monkeypatch.setattr(machine.transfer.store, "put_each", damage)
     assert [record.checkpoint for record in machine.commit_all()] == ["good.bin"]
     assert "bad.bin" in machine.pipeline.failures()
     assert not machine.health.snapshot()["healthy"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -60,8 +60,17 @@ def test_threads_that_have_nothing_to_do_do_not_starve() -> None:
         assert spare.lenient
 
 
+def in_a_thread(work: Callable[[], int]) -> int:
+    """What a store does with many small objects."""
+    with ThreadPoolExecutor(1) as more:
+        return more.submit(work).result()
+
+
 @pytest.mark.timed
-def test_on_a_machine_where_every_core_is_busy_ordinary_ones_go_on() -> None:
+@pytest.mark.parametrize("way", [lambda work: work(), in_a_thread], ids=["alone", "in a thread"])
+def test_on_a_machine_where_every_core_is_busy_ordinary_ones_go_on(
+    way: Callable[[Callable[[], int]], int],
+) -> None:
     """They have two cores and four processes against them, as long as they are idle."""
     busy = [sys.executable, "-c", "while True: pass"]
     spare, stop = Spare(lenient=True), threading.Event()
@@ -74,7 +83,7 @@ def test_on_a_machine_where_every_core_is_busy_ordinary_ones_go_on() -> None:
     hogs = [subprocess.Popen(busy) for _ in range(2 * len(os.sched_getaffinity(0)))]
     try:
         with pool(spare) as workers, spare.taken():
-            waiting: Future[int] = workers.submit(work)
+            waiting: Future[int] = workers.submit(way, work)
             wait_until(spare.starves, "it starves", 60)
             began = time.monotonic()
             assert workers.submit(policy).result() == os.SCHED_OTHER

@@ -32,8 +32,10 @@ class Heedless(DirectoryStore):
             self.capabilities, put_if_absent=False, upload_if_absent=False, conditional_copy=False
         )
 
-    def settle(self, aside: Path, target: Path, key: str, condition: Condition) -> ObjectInfo:
-        return super().settle(aside, target, key, None)
+    def settle(
+        self, aside: Path, target: Path, key: str, condition: Condition, durable: bool = True
+    ) -> ObjectInfo:
+        return super().settle(aside, target, key, None, durable)
 
 
 def machine(tmp_path: Path, name: str, disk: str = "") -> Machine:

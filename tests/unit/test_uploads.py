@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import syncd.logobjects
+import syncd.plan
 import syncd.transfer
 from syncd.errors import GaveWay, NotFound, Transient
 from syncd.stores.base import Buffer, PendingUpload
@@ -62,6 +63,7 @@ class Watched:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (syncd.transfer, syncd.logobjects):
         monkeypatch.setattr(module, "SINGLE_PUT", PART)
+    monkeypatch.setattr(syncd.plan, "_TOGETHER", PART)
 
 
 @pytest.fixture
