@@ -22,7 +22,6 @@ from trainer.errors import BadData
 from trainer.table import COLUMNS, NUMBERS, Rows, Table, assemble, check_prices
 
 MISSING = ["", "nan", "NaN", "NAN"]
-COLUMNS_AT_ONCE = 32
 TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -94,76 +93,6 @@ def wide_parquet(path: Path, header: list[str]) -> tuple[list[str | None], list[
         return _dates(read.column(0)).to_pylist(), columns
     except pa.ArrowException as error:
         raise BadData(path, f"the dates are of the wrong type: {error}") from None
-
-
-def wide_csv(path: Path) -> tuple[list[str | None], list[Any]] | None:
-    """The same of a wide CSV file, or None where the careful reader must look."""
-    try:
-        names = [f"c{i}" for i in range(len(csv_header(path)))]
-        read = arrow_csv.read_csv(
-            path,
-            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=1),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        )
-    except (pa.ArrowException, csv.Error, OSError, ValueError):
-        return None
-    return read.column(0).to_pylist(), read.columns[1:]
-
-
-def numbers_of_cells(columns: list[Any], width: int) -> NDArray[np.float64] | None:
-    """[days, series, width] of columns of cells like "[1,2,3]"; None where a cell is another.
-
-    The cells' texts lie one behind the other in memory: "][" is where one ends, and what is left
-    is a CSV file of its own.
-    """
-    days = len(columns[0])
-    result = np.full((days, len(columns), width), np.nan)
-    for begin in range(0, len(columns), COLUMNS_AT_ONCE):
-        some = columns[begin : begin + COLUMNS_AT_ONCE]
-        filled = [pc.greater(pc.utf8_length(pc.fill_null(c, "")), 0).to_numpy() for c in some]
-        bodies = [_texts(c.filter(pa.array(f))) for c, f in zip(some, filled, strict=True)]
-        read = _numbers(b"".join(bodies), width)
-        where = np.stack(filled)  # [columns, days], the order in which the texts lie
-        if read is None or len(read) != int(where.sum()):
-            return None
-        block = np.full((*where.shape, width), np.nan)
-        block[where] = read
-        result[:, begin : begin + len(some)] = block.transpose(1, 0, 2)
-    return result
-
-
-def _texts(column: Any) -> bytes:
-    """The texts of a column one behind the other, as they lie in memory."""
-    texts = column.combine_chunks()
-    if not len(texts):
-        return b""
-    buffers = texts.buffers()
-    offsets = np.frombuffer(buffers[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return bytes(memoryview(buffers[2])[offsets[0] : offsets[-1]])
-
-
-def _numbers(body: bytes, width: int) -> NDArray[np.float64] | None:
-    """[cells, width] of b"[1,2][3,4]"; None where it is anything else."""
-    body = body.translate(None, b" ")
-    if not body:
-        return np.empty((0, width))
-    if body[:1] != b"[" or body[-1:] != b"]" or b"\n" in body:
-        return None
-    names = [f"c{i}" for i in range(width)]
-    options = arrow_csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.float64()), null_values=[*MISSING, "None"]
-    )
-    try:
-        read = arrow_csv.read_csv(
-            pa.BufferReader(body[1:-1].replace(b"][", b"\n")),
-            read_options=arrow_csv.ReadOptions(column_names=names),
-            convert_options=options,
-        )
-    except pa.ArrowException:
-        return None
-    return np.stack([c.to_numpy() for c in read.columns], axis=-1)
 
 
 def _long(path: Path, read: Any, first: int = 2) -> Table:

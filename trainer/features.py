@@ -17,6 +17,7 @@ Single = NDArray[np.float32]
 
 NAMES = ("return", "return_5", "range", "volume", "rsi", "macd", "macd_signal", "trix", "diff_20")
 LIMIT = 5.0  # standard deviations at which a feature is cut off
+_DAYS = 64  # that are scaled at a time, so that they stay in the processor's cache
 
 
 def compute(values: Array, given: Array | None = None) -> Single:
@@ -50,8 +51,11 @@ def standardise(features: Single, train_days: int) -> tuple[Single, Array, Array
         if train.size:
             mean[index], spread = train.mean(), train.std()
             deviation[index] = spread if spread > 1e-12 else 1.0
-        column = (features[:, :, index] - np.float32(mean[index])) / np.float32(deviation[index])
-        scaled[:, :, index] = np.nan_to_num(np.clip(column, -LIMIT, LIMIT), nan=0.0)
+    for begin in range(0, len(features), _DAYS):
+        some = features[begin : begin + _DAYS] - mean.astype(np.float32)
+        some /= deviation.astype(np.float32)
+        np.nan_to_num(np.clip(some, -LIMIT, LIMIT, out=some), copy=False, nan=0.0)
+        scaled[begin : begin + _DAYS] = some
     return scaled, mean, deviation
 
 

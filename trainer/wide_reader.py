@@ -10,6 +10,7 @@ Prices need not be above zero: a series that is only looked at may be an interes
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -38,29 +39,26 @@ def is_wide(header: list[str]) -> bool:
 
 def read_wide_csv(path: Path) -> Table:
     """Read and check a wide CSV file; raises BadData naming line and column."""
-    from trainer import arrow_reader
+    from trainer import wide_cells
 
     header = _header(path)
-    quick = arrow_reader.wide_csv(path)
+    quick = wide_cells.of_csv(path, len(CELL))
     if quick is not None:
-        cells = arrow_reader.numbers_of_cells(quick[1], len(CELL)) if quick[0] else None
-        if cells is not None:
-            try:
-                return _table(path, quick[0], header[1:], cells, range(2, len(cells) + 2), "line")
-            except BadData:
-                pass  # the careful reader knows the line
+        dates, cells = quick
+        with contextlib.suppress(BadData):  # the careful reader knows the line
+            return _table(path, dates, header[1:], cells, range(2, len(dates) + 2), "line")
     dates, lines, rows = _careful(path, header)
     return _table(path, dates, header[1:], np.stack(rows), lines, "line")
 
 
 def read_wide_parquet(path: Path, header: list[str]) -> Table:
     """Read and check a wide Parquet file; raises BadData naming row and column."""
-    from trainer import arrow_reader
+    from trainer import arrow_reader, wide_cells
 
     dates, columns = arrow_reader.wide_parquet(path, header)
     names, numbers = header[1:], range(1, len(dates) + 1)
     _unique(path, names)
-    cells = arrow_reader.numbers_of_cells(columns, len(CELL))
+    cells = wide_cells.of_columns(columns, len(CELL))
     if cells is None:
         texts = [column.to_pylist() for column in columns]
         cells = np.array(
@@ -158,8 +156,11 @@ def _table(
         day, series, which = np.argwhere(np.isinf(cells))[0]
         raise BadData(path, f"the {CELL[which]} is not a finite number", line=lines[int(day)],
                       column=names[series], unit=unit)  # fmt: skip
-    order = np.argsort(clean)
-    cells = cells[order]
-    values = np.full((*cells.shape[:2], 5), np.nan)
-    values[:, :, :4] = cells[:, :, ORDER]
-    return Table([clean[i] for i in order], names, values, np.ascontiguousarray(cells[:, :, 4:]))
+    if clean != sorted(clean):
+        order = np.argsort(clean)
+        clean, cells = [clean[i] for i in order], cells[order]
+    days, series, _ = cells.shape
+    values = np.full((5, series, days), np.nan).T  # as `cells`: the days of a number lie together
+    for number, given in enumerate(ORDER):
+        values[:, :, number] = cells[:, :, given]
+    return Table(clean, names, values, cells[:, :, 4:])
