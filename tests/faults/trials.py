@@ -117,6 +117,8 @@ class _Scene:
         self._bucket = bucket
         self._hosts: list[Host] = []
         self._unproven = False
+        self._compares = False
+        """Whether the last machine had an earlier save to compare its first one with."""
 
     def play(self) -> None:
         """All of it; the machines are gone afterwards."""
@@ -187,6 +189,7 @@ class _Scene:
         """Another machine goes on from the store while the first one is still alive."""
         two = self._host("two")
         self._restore(two, Ledger.read(one.saves))
+        self._compares = bool(files_below(two.checkpoints))
         two.start_backup()
         two.start_writer(SECOND)
         time.sleep(self._plan.second or 0.0)
@@ -202,6 +205,8 @@ class _Scene:
         trial.commits = len(commits)
         for commit in commits:
             trial.add(commit.finding, f"in commit {commit.seq}")
+        own = [c for c in commits if not self._plan.second or c.finding.save >= SECOND]
+        self._compares |= bool(own)
         looked = self._hosts[-1].lives[0][0] + _START
         whole = [
             commit
@@ -231,8 +236,8 @@ class _Scene:
         trial.age = gone.seconds
         # Without a marker quiet time alone tells that a save has ended, and of the very first
         # one, with nothing to compare it with, five times as much.
-        quiet = SETTLE if trial.commits else 5 * SETTLE
-        tells = self._writer.proven or (trial.commits and not self._writer.quiet)
+        quiet = SETTLE if self._compares else 5 * SETTLE
+        tells = self._writer.proven or (self._compares and not self._writer.quiet)
         if gone.late and (tells or plan.pause[0] > quiet) and plan.storm is None:
             waited = self._hosts[-1].waited
             words = f"{gone.seconds:.1f} s, where {gone.bound:.1f} s are enough"
