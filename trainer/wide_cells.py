@@ -32,7 +32,7 @@ CHUNK = 24 << 20
 COLUMNS_AT_ONCE = 32
 THREADS = min(4, os.cpu_count() or 1)
 MARK = b"#"
-NOTHING = [*MISSING, "None"]
+NOTHING = [*MISSING, "None", " None"]
 
 
 def of_csv(path: Path, width: int) -> tuple[list[str | None], Cells] | None:
@@ -46,10 +46,14 @@ def of_csv(path: Path, width: int) -> tuple[list[str | None], Cells] | None:
         data = path.read_bytes().rstrip()
     except (csv.Error, OSError, ValueError):
         return None
-    pieces = list(_pieces(data))
+    begin = data.find(b"\n") + 1
+    header = data[:begin].removesuffix(b"\n").removesuffix(b"\r")
+    count = (data.count(b"\n") + 1) * series
+    if not begin or b"\r" in header or header.count(b'"') % 2 or count > len(data):
+        return None  # the header ends elsewhere, or the cells are not even parted by commas
+    # a blank cell grows, so that fewer bytes of a file with many are read at a time
+    pieces = list(_pieces(data, begin, min(CHUNK, CHUNK * len(data) // (60 * count) + 1)))
     rows = [data.count(b"\n", *piece) for piece in pieces]
-    if not pieces:
-        return None
     rows[-1] += 1  # its line end was stripped
     step = width + 2
     names = ["date"] + [f"{i}.{j}" for i in range(series) for j in range(step)]
@@ -82,7 +86,7 @@ def of_csv(path: Path, width: int) -> tuple[list[str | None], Cells] | None:
             dates = [
                 date for some in pool.map(one, pieces, accumulate(rows), rows) for date in some
             ]
-    except (pa.ArrowException, ValueError):
+    except (pa.ArrowException, ValueError, OverflowError):
         return None
     return dates, cells.transpose(2, 0, 1)
 
@@ -91,11 +95,10 @@ def _unquoted(date: str) -> str:
     return date[1:-1] if date[:1] == date[-1:] == '"' else date
 
 
-def _pieces(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where whole lines begin and end, without the first one, which is the header."""
-    at = data.find(b"\n") + 1 or len(data)
+def _pieces(data: bytes, at: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where whole lines begin and end, from ``at`` on."""
     while at < len(data):
-        end = data.find(b"\n", at + CHUNK) + 1 or len(data)
+        end = data.find(b"\n", at + size) + 1 or len(data)
         yield at, end
         at = end
 
@@ -127,9 +130,9 @@ def of_columns(columns: list[Any], width: int) -> Cells | None:
     def some(begin: int) -> bool:
         taken = columns[begin : begin + COLUMNS_AT_ONCE]
         filled = [pc.greater(pc.binary_length(pc.fill_null(c, "")), 0) for c in taken]
-        bodies = [_texts(c.filter(f)) for c, f in zip(taken, filled, strict=True)]
+        bodies = [_lists(c.filter(f)) for c, f in zip(taken, filled, strict=True)]
         where = np.stack([f.to_numpy() for f in filled])  # [columns, days], as the texts lie
-        read = _numbers(b"".join(bodies), width)
+        read = None if None in bodies else _numbers(b"".join(filter(None, bodies)), width)
         if read is None or len(read[0]) != np.count_nonzero(where):
             return False
         for number, found in enumerate(read):
@@ -141,21 +144,24 @@ def of_columns(columns: list[Any], width: int) -> Cells | None:
     return cells.transpose(2, 0, 1) if done else None
 
 
-def _texts(column: Any) -> bytes:
-    """The texts of a column one behind the other, as they lie in memory."""
+def _lists(column: Any) -> bytes | None:
+    """The texts of a column as they lie in memory; None where one has not both its brackets."""
     texts = column.combine_chunks()
     if not len(texts):
         return b""
     buffers = texts.buffers()
     offsets = np.frombuffer(buffers[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    return bytes(memoryview(buffers[2])[offsets[0] : offsets[-1]])
+    letters = np.frombuffer(buffers[2], np.uint8)
+    if (letters[offsets[:-1]] != ord("[")).any() or (letters[offsets[1:] - 1] != ord("]")).any():
+        return None
+    return letters[offsets[0] : offsets[-1]].tobytes()
 
 
 def _numbers(body: bytes, width: int) -> list[NDArray[np.float64]] | None:
     """Of b"[1,2][3,4]" the first numbers, the second ones, ...; None where it is anything else."""
     if not body:
         return width * [np.empty(0)]
-    if body[:1] != b"[" or body[-1:] != b"]" or b"\n" in body:
+    if b"\n" in body or b"\r" in body:
         return None
     names = [f"c{i}" for i in range(width)]
     options = arrow_csv.ConvertOptions(
@@ -164,8 +170,9 @@ def _numbers(body: bytes, width: int) -> list[NDArray[np.float64]] | None:
     try:
         read = arrow_csv.read_csv(
             pa.BufferReader(body[1:-1].replace(b"][", b"\n")),
-            read_options=arrow_csv.ReadOptions(column_names=names),
-            convert_options=options,
+            arrow_csv.ReadOptions(column_names=names),
+            arrow_csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            options,
         )
     except pa.ArrowException:
         return None

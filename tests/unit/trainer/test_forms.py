@@ -134,6 +134,51 @@ def test_the_quick_wide_reader_never_reads_what_the_careful_one_does_not() -> No
     assert refused > 200
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'date,A\r2024-01-02,"{CELL}"\n2024-01-03,"{CELL}"\n',
+        f'date,A\r7\n2024-01-03,"{CELL}"\n',
+        'dat,"[e,A\n2024-01-02,\n',
+        f'date,"A\nB"\n2024-01-02,"{CELL}"\n',
+        "date,A",
+        "date,A\n\n \n",
+        "date,A,B,C,D,E,F,G,H,I,J\n2024-01-02\n2024-01-03\n",
+    ],
+)
+def test_a_header_that_ends_elsewhere_is_left_to_the_careful_reader(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "wide.csv").write_bytes(text.encode())
+    assert wide_cells.of_csv(tmp_path / "wide.csv", 9) is None
+
+
+def test_lists_are_read_quickly_as_python_shows_them(tmp_path: Path) -> None:
+    path = wide(tmp_path, f'2024-01-02,"{[1.5, 2.5, 3.0, 1.0, *5 * [None]]}",""', "2024-01-03,,")
+    quick = wide_cells.of_csv(path, 9)
+    assert quick is not None
+    assert quick[1][0, 0, :4].tolist() == [1.5, 2.5, 3.0, 1.0]
+    assert np.isnan(quick[1]).sum() == 5 + 3 * 9
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("[1,2,3][4,5,6]", "[]", "[7,8,9]"),
+        ("[1,2,3][4,5,6]", "[7,8,9", ",]"),
+        ("[1,2,3]\r[4,5,6]", "[]", "[7,8,9]"),
+        ("[1,2,3]", '["4",5,6]', "[7,8,9]"),
+        ("[1,2,3]", "[4,5]", "[6,7,8,9]"),
+        ("[1,2,3]", "4,5,6", "[7,8,9]"),
+    ],
+)
+def test_no_cell_lends_another_its_numbers(cells: tuple[str, str, str]) -> None:
+    assert wide_cells.of_columns([pa.chunked_array([list(cells)])], 3) is None
+    whole = wide_cells.of_columns([pa.chunked_array([["[1,2, 3]", None, "[7, nan,9]"]])], 3)
+    assert whole is not None
+    assert whole[0, 0].tolist() == [1, 2, 3]
+
+
 def plainly(text: str) -> tuple[list[str | None], Any]:
     """Cell by cell; numbers as Python reads them, which takes more than JSON does (01.5, 5.)."""
     dates: list[str | None] = []
