@@ -181,13 +181,17 @@ def _place_beside(staging: Path, target: Path, note: Note) -> Path | None:
 
     Else ``target``, which names them, comes last, and one that was there goes first. So whoever
     finds it finds all the others that belong to it. What a kill interrupts is ended by doing it
-    again.
+    again: what is still in staging then may be half of them, and is not put anywhere at once.
     """
     content, replaced = staging / "content", staging / "replaced"
-    if content.exists() and not target.parent.exists():
+    if not (target.parent.exists() or os.path.lexists(replaced)) and content.exists():
         target.parent.parent.mkdir(parents=True, exist_ok=True)
-        content.rename(target.parent)
-        return None
+        try:
+            content.rename(target.parent)
+            return None
+        except OSError as error:  # somebody has made the folder in this moment
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
     names = sorted(note.beside, key=target.name.__eq__)
     replaced.mkdir(exist_ok=True)
     waiting = [name for name in names if os.path.lexists(content / name)]

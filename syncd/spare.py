@@ -43,7 +43,8 @@ class Spare:
         self._pressed_until = float("-inf") if lenient else float("inf")
         self._on = False
         self._joined = False
-        self._since, self._ran, self._waited = 0.0, 0.0, 0.0
+        self._since = 0.0
+        self._before: dict[str, tuple[float, float]] = {}
 
     @property
     def lenient(self) -> bool:
@@ -64,7 +65,7 @@ class Spare:
     def taken(self) -> Iterator[None]:
         """While this lasts somebody asks whether it starves: only then may anything be idle."""
         self._on = True
-        self._mark(*self._times())
+        self._mark(self._times())
         try:
             yield
         finally:
@@ -78,30 +79,41 @@ class Spare:
         passed = self._clock.monotonic() - self._since
         if not self.lenient or passed < _WINDOW:
             return False
-        ran, waited = self._times()
-        starving = waited - self._waited > _WAITED * passed and ran - self._ran < _RAN * passed
-        self._mark(ran, waited)
+        times = self._times()
+        pairs = [(times[task], self._before.get(task, (0.0, 0.0))) for task in times]
+        ran = sum(now[0] - before[0] for now, before in pairs)
+        waited = sum(now[1] - before[1] for now, before in pairs)
+        starving = waited > _WAITED * passed and ran < _RAN * passed
+        self._mark(times)
         if starving:
             self.hurry()
             log.info("every core is busy: what is sent no longer waits for spare time")
         return starving
 
-    def _mark(self, ran: float, waited: float) -> None:
-        self._since, self._ran, self._waited = self._clock.monotonic(), ran, waited
+    def _mark(self, times: dict[str, tuple[float, float]]) -> None:
+        self._since, self._before = self._clock.monotonic(), times
 
-    def _times(self) -> tuple[float, float]:
-        """Seconds that the idle threads have run, and have waited for a processor.
+    def _times(self) -> dict[str, tuple[float, float]]:
+        """Seconds that each idle thread has run, and has waited for a processor.
 
-        Theirs are those, too, that an idle one has made, and that wait while it waits for them.
+        Of those, too, that an idle one has made, and that wait while it waits for them. What has
+        ended by now got its time: it is left out.
         """
-        ran = waited = 0.0
-        for task in Path("/proc/self/task").iterdir() if self._joined else ():
-            with suppress(OSError, ValueError, IndexError):
-                if os.sched_getscheduler(int(task.name)) != os.SCHED_IDLE:
-                    continue
-                words = (task / "schedstat").read_text().split()
-                ran, waited = ran + int(words[0]) / 1e9, waited + int(words[1]) / 1e9
-        return ran, waited
+        times: dict[str, tuple[float, float]] = {}
+        with suppress(OSError):
+            for task in Path("/proc/self/task").iterdir() if self._joined else ():
+                with suppress(OSError, ValueError, IndexError):
+                    if os.sched_getscheduler(int(task.name)) == os.SCHED_IDLE:
+                        ran, waited = (task / "schedstat").read_text().split()[:2]
+                        times[task.name] = int(ran) / 1e9, int(waited) / 1e9
+        return times
+
+
+def _ordinary() -> None:
+    """Called by each ordinary thread at its beginning: an idle one may have made it."""
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_IDLE:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class Pool(Executor):
@@ -111,7 +123,7 @@ class Pool(Executor):
         """At most ``count`` threads of either kind, which are made when they are needed."""
         self._spare = spare
         self._idle = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=spare.join)
-        self._ordinary = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._ordinary = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_ordinary)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """See Executor."""

@@ -62,6 +62,7 @@ class AzureStore(SideBySide):
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; the account and its key are in AZURE_STORAGE_CONNECTION_STRING."""
+        super().__init__()
         quiet("azure", "urllib3")
         self.name = f"azure://{bucket}"
         self.capabilities = Capabilities(

@@ -9,6 +9,7 @@ All methods may be called from several threads at once.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from syncd.errors import Permanent, StoreError
+from syncd.stores.wire import CONNECTIONS
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -270,6 +272,10 @@ class SideBySide(ABC):
 
     _at_once = 8
 
+    def __init__(self) -> None:
+        """No more of them are at work at a time than there are connections for."""
+        self._turns = threading.BoundedSemaphore(CONNECTIONS * 3 // 4)
+
     @abstractmethod
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore."""
@@ -291,7 +297,8 @@ class SideBySide(ABC):
     def _each(self, items: Iterable[_A], action: Callable[[_A], _T]) -> Iterator[_T | StoreError]:
         def answer(item: _A) -> _T | StoreError:
             try:
-                return action(item)
+                with self._turns:
+                    return action(item)
             except StoreError as error:
                 return error
 

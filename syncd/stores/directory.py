@@ -41,6 +41,7 @@ class DirectoryStore(SideBySide):
 
     def __init__(self, root: Path) -> None:
         """No look at the directory is taken before the first request."""
+        super().__init__()
         self._root = Path(os.path.abspath(root))  # noqa: PTH100 - without following links
         self.name = f"file://{self._root}"
         self.capabilities = Capabilities(

@@ -15,6 +15,10 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EN
 """What file systems say that know no hard links."""
 
 
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What network file systems say that have nothing to do to make a folder durable."""
+
+
 def copy_file(old: BinaryIO, target: Path, tail: Buffer = b"") -> None:
     """Copy within the kernel; file systems that can, share the blocks."""
     with target.open("wb") as new:
@@ -41,12 +45,12 @@ def fault_of(folder: Path) -> OSError | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; some network file systems have nothing to do for that."""
+    """Make the names in a folder durable; OSError if the disk refuses."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, *NO_LINKS):
+        if error.errno not in _NO_SYNC:
             raise
     finally:
         os.close(fd)

@@ -69,6 +69,7 @@ class GCSStore(SideBySide):
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request: looking for credentials may already ask the machine's own server."""
+        super().__init__()
         quiet("google", "urllib3")
         self.name = f"gs://{bucket}"
         self.capabilities = Capabilities(

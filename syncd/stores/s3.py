@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -35,10 +36,7 @@ from syncd.stores.wire import CHUNK, checked_key, server_time, side_by_side
 _NEXT = {
     "list_parts": {"PartNumberMarker": "NextPartNumberMarker"},
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
-    "list_multipart_uploads": {
-        "KeyMarker": "NextKeyMarker",
-        "UploadIdMarker": "NextUploadIdMarker",
-    },
+    "list_multipart_uploads": {m: f"Next{m}" for m in ("KeyMarker", "UploadIdMarker")},
 }
 """What asks for the next page of a listing, and what the last one calls it."""
 
@@ -50,7 +48,9 @@ class S3Store(SideBySide):
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; credentials are taken afresh from ``environ`` or boto3's chain."""
+        super().__init__()
         s3road.check_installed()
+        self._finding_out = threading.RLock()
         self.name = f"s3://{bucket}"
         self.bucket = bucket
         self._environ = environ
@@ -138,9 +138,8 @@ class S3Store(SideBySide):
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore. The first goes alone: it shows which checksums the store takes."""
         waiting = list(bodies)
-        alone = waiting[:1] if self._road() else waiting
-        yield from super().put_each(alone)
-        lean, waiting = self._road(), waiting[len(alone) :]
+        yield from super().put_each(waiting[:1])
+        lean, waiting = self._road(), waiting[1:]
         if lean is None:
             yield from super().put_each(waiting)
             return
@@ -168,11 +167,11 @@ class S3Store(SideBySide):
     def _send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send a body with a checksum that the store verifies."""
         parameters |= {"Key": checked_key(key), "Body": data}
-        what = f"{operation} {key}"
+        what, plain = f"{operation} {key}", self._proof.plain
         try:
             answer = self._send_once(operation, data, parameters)
         except _failures() as error:
-            if self._proof.plain or not self._endpoint or not refuses_checksums(error):
+            if plain or not self._endpoint or not refuses_checksums(error):
                 raise translate(error, what) from error
             answer = self._without_checksums(operation, data, parameters, what)
         self._bucket_seen = True
@@ -233,13 +232,15 @@ class S3Store(SideBySide):
 
     @contextlib.contextmanager
     def _plainly(self) -> Iterator[None]:
-        """Speak as older stores do, and keep to that if it is accepted."""
-        sdk, self._sdk, self._proof.plain = self._sdk, None, True
-        try:
-            yield
-        except BaseException:
-            self._sdk, self._proof.plain = sdk, False
-            raise
+        """Speak as older stores do, and keep to that if it is accepted; one thread finds out."""
+        with self._finding_out:
+            sdk, known = self._sdk, self._proof.plain
+            self._sdk, self._proof.plain = sdk if known else None, True
+            try:
+                yield
+            except BaseException:
+                self._sdk, self._proof.plain = sdk, known
+                raise
 
     def resume_upload(
         self, key: str, upload_id: str, size: int, tags: Mapping[int, str]

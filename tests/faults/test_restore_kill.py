@@ -229,6 +229,25 @@ def test_what_a_killed_restore_had_put_aside_is_not_lost_with_its_staging(tmp_pa
     assert [p.read_text() for p in tmp_path.glob(f"{REPLACED}/*/w.bin")] == ["old"]
 
 
+def test_what_is_left_of_files_placed_one_by_one_is_not_taken_for_all_of_them(
+    tmp_path: Path,
+) -> None:
+    """Killed between two of them; then somebody deleted the folder with those that were placed."""
+    from syncd import place
+
+    staging = place.new_staging(tmp_path)
+    (staging / "content").mkdir()
+    (staging / "replaced").mkdir()
+    (staging / "content/model_10_steps.zip").write_text("new")
+    names = ["model_10_steps.zip", "model_replay_buffer_10_steps.pkl"]
+    inode = (staging / "content").stat().st_ino
+    place._write_note(
+        staging, place.Note("ppo/model_10_steps.zip", inode, keep=False, beside=names)
+    )
+    clear_staging(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folder_that_is_not_writable_is_removed_all_the_same(tmp_path: Path) -> None:
     from syncd.place import remove
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from syncd.errors import (
     Transient,
 )
 from syncd.stores import open_store, s3copy, s3road
-from syncd.stores.base import Body, IfAbsent
+from syncd.stores.base import Body, IfAbsent, ObjectInfo
 from syncd.stores.s3 import S3Store
 from syncd.stores.s3errors import translate
 from tests.servers.fixtures import Bucket, s3_bucket
@@ -217,6 +218,29 @@ def test_a_store_that_refuses_checksums_gets_content_md5(refusal: tuple[int, str
         store.delete(["a", "b", "c"])
         assert server.objects == {}
         store.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("only_sdk", [False, True], ids=["lean", "sdk"])
+def test_threads_that_meet_the_refusal_at_once_all_get_through(only_sdk: bool) -> None:
+    server = OldServer((411, "MissingContentLength"))
+    try:
+        for turn in range(5):
+            one, many = (cast("S3Store", open_old(server)) for _ in range(2))
+            for store in (one, many) if only_sdk else ():
+                store._only_sdk()
+            with ThreadPoolExecutor(8) as pool:
+                jobs = [pool.submit(one.put, f"{turn}/{n}", b"x") for n in range(16)]
+            assert {type(job.result()) for job in jobs} == {ObjectInfo}
+            before = len(server.puts)
+            outcomes = list(many.put_each(Body(f"{turn}/e{n}", b"x") for n in range(16)))
+            assert {type(outcome) for outcome in outcomes} == {ObjectInfo}
+            assert len(server.puts) - before == 17, "the first shows it to all others"
+            one.close()
+            many.close()
+        assert len(server.objects) == 5 * 32
     finally:
         server.shutdown()
         server.server_close()

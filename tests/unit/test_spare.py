@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,61 @@ def test_threads_that_have_nothing_to_do_do_not_starve() -> None:
         clock.sleep(60)
         assert not spare.starves()
         assert spare.lenient
+
+
+def test_idle_threads_that_come_and_go_are_not_taken_for_starving() -> None:
+    """One that has ended takes its time along: what is left is not less than nothing."""
+    clock = FakeClock()
+    spare = Spare(lenient=True, clock=clock)
+
+    go = threading.Event()
+
+    def work() -> None:
+        until = time.thread_time() + 0.2
+        while time.thread_time() < until:
+            pass
+        go.wait()
+
+    with pool(spare) as workers, spare.taken():
+        old = threading.Thread(target=work)
+        workers.submit(old.start).result()
+        wait_until(lambda: any(ran > 0.1 for ran, _ in spare._times().values()), "it ran", 30)
+        clock.sleep(60)
+        assert not spare.starves()
+        go.set()
+        old.join()
+        clock.sleep(6)
+        assert not spare.starves()
+
+
+def test_where_nothing_tells_how_long_threads_wait_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = FakeClock()
+    spare = Spare(lenient=True, clock=clock)
+    with pool(spare) as workers:
+        with spare.taken():
+            workers.submit(policy).result()
+
+        def none_there(self: Path) -> Iterator[Path]:
+            raise FileNotFoundError(str(self))
+
+        monkeypatch.setattr(Path, "iterdir", none_there)
+        with spare.taken():
+            assert workers.submit(policy).result() == os.SCHED_IDLE
+            clock.sleep(60)
+            assert not spare.starves()
+
+
+def test_an_idle_thread_makes_no_idle_threads_of_the_ordinary_pool() -> None:
+    spare = Spare(lenient=True)
+    with pool(spare) as workers, spare.taken():
+
+        def hurried() -> Future[int]:
+            spare.hurry()
+            return workers.submit(policy)
+
+        assert workers.submit(hurried).result().result() == os.SCHED_OTHER
 
 
 def in_a_thread(work: Callable[[], int]) -> int:
