@@ -17,6 +17,7 @@ from syncd.commitlog import CommitLog
 from syncd.errors import Conflict, Corrupt, Fenced, NotFound
 from syncd.journal import Journal
 from syncd.parts import all_ranks
+from syncd.profiles import COMPANION
 from syncd.records import CommitRecord, Layout, check_record
 from syncd.seat import Seat
 from syncd.stores.base import IfAbsent, ObjectStore
@@ -115,13 +116,17 @@ class RankSeat(Seat):
     def append(self, record: CommitRecord) -> CommitRecord:
         """Make a record the newest, with whichever number is free.
 
-        Where another machine has committed the very same meanwhile, it is that one's record.
+        Where another machine has committed the very same meanwhile, it is that one's record. Where
+        it has committed what was written later, the record stands behind that.
         """
+        behind = record.behind
         while True:
             there = self._journal.newest_commit(self._layout, record.checkpoint)
             if there and same_files(there, record):
                 return there
-            record = replace(record, seq=self.next_number())
+            passed = self._later_than(record)
+            behind = min(behind, passed) if behind and passed else behind or passed
+            record = replace(record, seq=self.next_number(), behind=behind)
             if record.behind >= record.seq:
                 record = replace(record, behind=0)
             check_record(record, record.seq)
@@ -132,6 +137,26 @@ class RankSeat(Seat):
                 continue
             self._journal.add_commit(record)
             return record
+
+    def _later_than(self, record: CommitRecord) -> int:
+        """Number of the oldest of the newest commits that were written after a record; or 0."""
+        behind = 0
+        for root in self._journal.roots(COMPANION.name):
+            other = self._journal.commit(root.seq, self._layout)
+            if other is None or not written_later(other, record):
+                break
+            behind = root.seq
+        return behind
+
+
+def written_later(one: CommitRecord, other: CommitRecord) -> bool:
+    """Whether each file of ``one`` that ``other`` has, too, was written after that.
+
+    A file of one name is of one machine: no two clocks are compared.
+    """
+    times = {entry.path: entry.mtime_ns for entry in other.files}
+    both = [(e.mtime_ns, times[e.path]) for e in one.files if e.path in times]
+    return bool(both) and all(here > there for here, there in both)
 
 
 def same_files(one: CommitRecord, other: CommitRecord) -> bool:

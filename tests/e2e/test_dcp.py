@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Build, Machine
+from tests.e2e.processes import Build, Machine, wait_until
 from tests.e2e.test_several_machines import all_have, member, team
 
 pytestmark = pytest.mark.slow
@@ -58,6 +58,9 @@ def test_what_two_ranks_saved_on_their_own_disks_is_loaded_from_one(
         machine.start()
     save(machines, tmp_path / "meeting")
     all_have(machines, "run/step_2")
+    log = tmp_path / "bucket/eigen2/.syncd/commits"
+    # the first step may be committed after the second one, and then stands behind it
+    wait_until(lambda: len(list(log.glob("*.json"))) == 2, "both steps are committed")
     for rank, machine in enumerate(machines):
         assert (machine.checkpoints / f"run/step_2/__{rank}_0.distcp").exists()
         assert not (machine.checkpoints / f"run/step_2/__{1 - rank}_0.distcp").exists()

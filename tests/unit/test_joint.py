@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,10 +70,10 @@ def publisher(disk: Path, store: Any, rank: int, world: int = 2) -> JointPublish
     return made
 
 
-def unit_of(disk: Path, rank: int) -> Unit:
+def unit_of(disk: Path, rank: int, path: str = "run/step_10") -> Unit:
     tree = scan(disk / "checkpoints")
     assert tree
-    return as_part(next(units(tree)), rank)
+    return as_part(next(unit for unit in units(tree) if unit.path == path), rank)
 
 
 def until_done(publish: Callable[[], CommitRecord | None]) -> CommitRecord | None:
@@ -106,6 +107,42 @@ def test_two_that_join_at_the_same_moment_make_one_commit(tmp_path: Path) -> Non
     assert [entry.path for entry in record.files] == [".metadata", "__0_0.distcp", "__1_0.distcp"]
     assert record.ranks == (2, 1)
     assert [*store.list("eigen2/.syncd/parts/")] == []
+
+
+def test_older_step_that_is_joined_after_a_newer_one_stands_behind_it(tmp_path: Path) -> None:
+    """Each machine sends in an order of its own, and knows nothing yet of what another commits."""
+    store = DirectoryStore(tmp_path / "bucket")
+    (tmp_path / "bucket").mkdir()
+    disks = [tmp_path / "0", tmp_path / "1"]
+    made = [publisher(disk, store, n) for n, disk in enumerate(disks)]
+    for second, step in enumerate(("run/step_1", "run/step_2", "run/step_3")):
+        for rank, disk in enumerate(disks):
+            folder = disk / "checkpoints" / step
+            folder.mkdir(parents=True)
+            (folder / f"__{rank}_0.distcp").write_bytes(bytes([rank, second]) * 1000)
+            if rank == 0:
+                (folder / ".metadata").write_bytes(b"meta")
+            for path in folder.iterdir():  # the clock of the second machine is an hour off
+                os.utime(path, (1_700_000_000 + second + 3600 * rank,) * 2)
+
+    def commit(step: str) -> None:
+        def work(rank: int) -> CommitRecord | None:
+            return until_done(lambda: made[rank].publish(unit_of(disks[rank], rank, step), "dcp"))
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, (0, 1)))
+
+    for step in ("run/step_2", "run/step_1", "run/step_3"):
+        commit(step)
+    log = CommitLog(store, LAYOUT)
+    assert [(log.read(n).checkpoint, log.read(n).behind) for n in log.numbers()] == [
+        ("run/step_2", 0), ("run/step_1", 1), ("run/step_3", 0),
+    ]  # fmt: skip
+    for one in made:
+        one._ranks.look()
+        point = one.recovery_point()
+        assert point is not None
+        assert point.checkpoint == "run/step_3"
 
 
 def test_store_that_overwrites_is_refused(tmp_path: Path) -> None:
