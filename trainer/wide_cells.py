@@ -30,7 +30,7 @@ CHUNK = 24 << 20
 """Bytes of the file that are read at a time: fewer, and Arrow is busy with columns, not rows."""
 
 COLUMNS_AT_ONCE = 32
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, (os.cpu_count() or 1) + 1)  # one replaces brackets while others are in Arrow
 MARK = b"#"
 NOTHING = [*MISSING, "None", " None"]
 
