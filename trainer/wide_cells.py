@@ -1,4 +1,4 @@
-"""The cells of the wide form as numbers, fast: what takes the careful reader minutes.
+"""The cells of the wide form as numbers, fast: all at once, where the careful reader goes by cells.
 
 Arrow reads numbers as quickly as a disk gives them, but only where each has a column of its own.
 So the brackets go, by replacements in the bytes as they lie in memory. What is not exactly as it

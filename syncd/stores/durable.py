@@ -14,7 +14,6 @@ from syncd.stores.wire import CHUNK
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 """What file systems say that know no hard links."""
 
-
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What network file systems say that have nothing to do to make a folder durable."""
 

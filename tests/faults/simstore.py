@@ -23,6 +23,7 @@ from syncd.stores.base import (
     ObjectInfo,
     PendingUpload,
 )
+from tests.workbench import put_one_by_one
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,7 @@ class SimStore:
         return self.objects[key]
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
-        for body in bodies:
-            try:
-                yield self.put(body.key, body.data, body.condition)
-            except StoreError as error:
-                yield error
+        return put_one_by_one(self.put, bodies)
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         for key, length in wanted:

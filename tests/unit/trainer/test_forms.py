@@ -195,26 +195,9 @@ def plainly(text: str) -> tuple[list[str | None], Any]:
 
 
 def damaged_texts(draw: np.random.Generator, count: int) -> Iterator[str]:
-    """Small files of the wide form with one to three odd places each."""
-    pieces = [
-        "",
-        ",",
-        '"',
-        "[",
-        "]",
-        '""',
-        "nan",
-        "#",
-        " ",
-        "1",
-        "-",
-        ".5",
-        "\n",
-        "\r\n",
-        ",,",
-        '","',
-    ]
-    pieces += [",nan", '"[]"', "None", "e3", f'"{CELL}"', " 00:00:00", "inf", "[[", "\t"]
+    """Small files of the wide form with up to two odd places each."""
+    pieces = ["", ",", '"', "[", "]", '""', "nan", "#", " ", "1", "-", ".5", "\n", "\r\n", ",,"]
+    pieces += ['","', ",nan", '"[]"', "None", "e3", f'"{CELL}"', " 00:00:00", "inf", "[[", "\t"]
     long, short = "[10,10.5,11,9,55,0.1,0.2,0.3,nan,nan]", "[10.5,11,9,55,0.1,0.2,0.3,-0.4]"
     cells = ["", f'"{CELL}"', f'"{CELL}"', f'"{CELL}"', "nan", f'"{long}"', f'"{short}"']
     odds = np.array([2, 9, 9, 9, 0.2, 0.5, 0.5])
