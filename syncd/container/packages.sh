@@ -27,6 +27,17 @@ find_python() {
     return 1
 }
 
+# An environment over one with torch (Vast.ai's own images have theirs in /venv/main) sees what the
+# system has, not what that one has: Python follows an environment to its system alone.
+readonly SEE_BASE='
+import pathlib, sys, sysconfig
+if sys.prefix != sys.base_prefix:
+    paths = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in paths]
+    pathlib.Path(sys.argv[1], "base-environment.pth").write_text("".join(lines), encoding="utf-8")
+'
+packages_of() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+
 make_environment() {
     local base
     python=$venv/bin/python
@@ -35,20 +46,23 @@ make_environment() {
         "Debian, Ubuntu: apt-get install -y python3 python3-venv; or set PYTHON=/path/to/python3"
     say "python     $("$base" -c 'import sys; print(sys.executable, sys.version.split()[0])'), environment $venv"
     mkdir -p "$(dirname "$venv")" 2>/dev/null || true
-    if has "$base" venv ensurepip && "$base" -m venv --clear --system-site-packages "$venv" 9>&-; then return; fi
-    if "$base" -m virtualenv --version >/dev/null 2>&1 ||
-        "$base" -m pip install --quiet virtualenv 9>&- 2>/dev/null; then
-        if "$base" -m virtualenv --quiet --clear --system-site-packages "$venv" 9>&-; then return; fi
-    fi
-    die "$EXIT_PYTHON" "$base cannot make a virtual environment in $venv" \
+    made_over "$base" || die "$EXIT_PYTHON" "$base cannot make a virtual environment in $venv" \
         "Debian, Ubuntu: apt-get install -y python3-venv; or pip install virtualenv; then again"
+    "$base" -c "$SEE_BASE" "$(packages_of "$python")"
+}
+
+made_over() {
+    if has "$1" venv ensurepip && "$1" -m venv --clear --system-site-packages "$venv" 9>&-; then return; fi
+    "$1" -m virtualenv --version >/dev/null 2>&1 ||
+        "$1" -m pip install --quiet virtualenv 9>&- 2>/dev/null || return 1
+    "$1" -m virtualenv --quiet --clear --system-site-packages "$venv" 9>&-
 }
 
 # A machine that vanished while pip wrote leaves a package without the list of its files, which pip
 # then takes for whole, or fails over.
 forget_half_installed() {
     local packages info
-    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    packages=$(packages_of "$python")
     [[ $packages == "$venv"/* ]] || return 0
     for info in "$packages"/*.dist-info; do
         if [[ -d $info && ! -e $info/RECORD ]]; then rm -rf "$info"; fi

@@ -642,6 +642,28 @@ def test_what_a_killed_installation_left_half_there_is_installed_again(project: 
     assert seen.read_text().split() == ["whole-1.0.dist-info"]
 
 
+def test_an_environment_over_an_environment_sees_its_torch(tmp_path: Path) -> None:
+    """Images that have torch in an environment of their own: it is not installed once more."""
+    image, own = tmp_path / "image", tmp_path / "own"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", image], check=True)
+    python = image / "bin" / "python"
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.check_output([python, "-c", ask], text=True).strip()
+    Path(packages, "torch.py").write_text("where = 'image'\n")
+    script = f"""
+        set -Eeuo pipefail
+        venv={own} PYTHON={python} EXIT_PYTHON=10
+        say() {{ :; }}
+        die() {{ echo "$@" >&2; exit 1; }}
+        source {ROOT}/syncd/container/packages.sh
+        make_environment
+        has "$python" torch || die 'no torch'
+        "$python" -c 'import sys, torch; print(torch.where, sys.prefix)'
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["image", str(own)], "")
+
+
 @pytest.mark.parametrize(("provider", "extras"), [("local", "trainer"), ("s3", "trainer,s3")])
 def test_only_the_chosen_providers_packages_are_installed(
     project: Project, provider: str, extras: str

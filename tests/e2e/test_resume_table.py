@@ -1,7 +1,8 @@
 """The table of resume behaviour, each row with real processes and machines that are lost.
 
 A machine runs what a rented one runs: the start script, supervisord, trainer and syncd. It is
-lost by SIGKILL to all of them at once, and its disk with it.
+lost by SIGKILL to all of them at once, and its disk with it. TEST_GPU=1 trains on the GPU that is
+here; then the same bits are asked of it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ SMALL = {
 }
 
 END = int(SMALL["TRAINER_GENERATIONS"])
+
+PROCESSOR = [] if os.environ.get("TEST_GPU") else ["--cpu"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.first]
 
@@ -97,7 +100,7 @@ class Rented:
     def start(self, **more: str) -> None:
         with (self.folder / "said").open("wb") as said:
             self.process = subprocess.Popen(
-                ["bash", "project/start_vast.sh", "--cpu", "--resume", "--data", str(self.data)],
+                ["bash", "project/start_vast.sh", *PROCESSOR, "--resume", "--data", str(self.data)],
                 cwd=self.folder,
                 env={**self.environ, **more},
                 stdout=said,
