@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -20,6 +21,7 @@ from trainer import networks
 from trainer.crew import ALONE, Crew
 from trainer.environment import Exchange
 from trainer.networks import Params, Shape
+from trainer.recorder import named, under
 from trainer.rollout import Transitions, groups, of_group
 from trainer.settings import Settings
 
@@ -33,8 +35,7 @@ def clip(gradients: list[torch.Tensor], limit: float, scale: float = 1.0) -> tor
 
     In place. The norms are those before the clipping and after the scaling.
     """
-    for gradient in gradients:
-        gradient.div_(scale)
+    torch._foreach_div_(gradients, scale)
     squares = torch.stack([g.square().flatten(1).sum(1) for g in gradients])
     norms = squares.sum(0).sqrt()
     factor = (limit / norms.clamp_min(1e-12)).clamp_max(1.0)
@@ -53,12 +54,18 @@ def adam(params: Params, gradients: Params, mean: Params, square: Params, rate: 
     """
     size = rate / (1 - BETA_1**steps)
     correction = math.sqrt(1 - BETA_2**steps)
-    for name, p in params.items():
-        gradient = gradients[name]
-        mean[name].lerp_(gradient, 1 - BETA_1)
-        square[name].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-        p.mul_(1 - rate * decay)
-        p.addcdiv_(mean[name], square[name].sqrt().div_(correction).add_(EPSILON), value=-size)
+    names = list(params)
+    moved, slopes, means, squares = ([one[n] for n in names]
+                                     for one in (params, gradients, mean, square))  # fmt: skip
+    # a few launches for all tensors: on a GPU they cost more than the numbers
+    torch._foreach_lerp_(means, slopes, 1 - BETA_1)
+    torch._foreach_mul_(squares, BETA_2)
+    torch._foreach_addcmul_(squares, slopes, slopes, value=1 - BETA_2)
+    torch._foreach_mul_(moved, 1 - rate * decay)
+    sizes = torch._foreach_sqrt(squares)
+    torch._foreach_div_(sizes, correction)
+    torch._foreach_add_(sizes, EPSILON)
+    torch._foreach_addcdiv_(moved, means, sizes, value=-size)
 
 
 class Learners:
@@ -172,30 +179,46 @@ class Learners:
     def _update_group(
         self, exchange: Exchange, nets: dict[str, Params], batches: list[Transitions]
     ) -> torch.Tensor:
-        total = torch.zeros(len(nets["actor"]["out.b"]), device=nets["actor"]["out.b"].device)
-        leaves = _leaves(nets["critic"])
-        for batch in batches:
-            losses = self.critic_losses(exchange, {**nets, "critic": leaves}, batch)
+        batch = {name: torch.stack([one[name] for one in batches]) for name in batches[0]}
+        losses = self._descend(exchange, nets, batch, "critic")
+        self._descend(exchange, nets, batch, "actor")
+        for name in ("actor", "critic"):
+            torch._foreach_lerp_([*nets[f"{name}_target"].values()], [*nets[name].values()],
+                                 self.settings.tau)  # fmt: skip
+        return losses / len(batches)
+
+    def _descend(
+        self, exchange: Exchange, nets: dict[str, Params], batch: Transitions, name: str
+    ) -> torch.Tensor:
+        """One step of one network from micro-batches [M, L, B, ...]; the sum of the losses [L]."""
+        given = named("batch", batch)
+        for other in NETWORKS if name == "critic" else ("actor", "critic"):
+            given |= named(other, nets[other])
+        work = partial(self._gradients, exchange, name)
+        if exchange.market.view.table is None:  # then a day is looked up by the CPU
+            found = work(given)
+        else:
+            found = exchange.recorder.run(f"gradients of the {name}", work, given, keep=False)
+        gradients, group = under("gradient", found), nets[name]
+        rate = self.settings.critic_rate if name == "critic" else self.settings.actor_rate
+        clip([*gradients.values()], self.settings.clip, float(len(batch["day"])))
+        adam({key: group[key] for key in gradients}, gradients, nets[f"{name}_mean"],
+             nets[f"{name}_square"], rate, self.steps, self.settings.decay)  # fmt: skip
+        return found["losses"].clone()
+
+    def _gradients(self, exchange: Exchange, name: str, given: Params) -> Params:
+        """`losses` [L] and each `gradient/...`, summed over the micro-batches."""
+        nets = {other: under(other, given) for other in NETWORKS}
+        nets[name] = _leaves(nets[name])
+        losses_of = self.critic_losses if name == "critic" else self.actor_losses
+        total = torch.zeros(len(nets[name]["out.b"]), device=nets[name]["out.b"].device)
+        columns = under("batch", given)
+        for index in range(len(columns["day"])):
+            losses = losses_of(exchange, nets, {key: c[index] for key, c in columns.items()})
             losses.sum().backward()  # type: ignore[no-untyped-call]
             total += losses.detach()
-        self._step(nets, "critic", leaves, len(batches), self.settings.critic_rate)
-        leaves = _leaves(nets["actor"])
-        for batch in batches:
-            self.actor_losses(exchange, {**nets, "actor": leaves}, batch).sum().backward()  # type: ignore[no-untyped-call]
-        self._step(nets, "actor", leaves, len(batches), self.settings.actor_rate)
-        for name in ("actor", "critic"):
-            for key, p in nets[name].items():
-                nets[f"{name}_target"][key].lerp_(p, self.settings.tau)
-        return total / len(batches)
-
-    def _step(
-        self, nets: dict[str, Params], name: str, leaves: Params, parts: int, rate: float
-    ) -> None:
-        gradients = {key: p.grad for key, p in leaves.items() if p.grad is not None}
-        clip(list(gradients.values()), self.settings.clip, float(parts))
-        moved = {key: nets[name][key] for key in gradients}
-        adam(moved, gradients, nets[f"{name}_mean"], nets[f"{name}_square"], rate, self.steps,
-             self.settings.decay)  # fmt: skip
+        gradients = {key: p.grad for key, p in nets[name].items() if p.grad is not None}
+        return {"losses": total, **named("gradient", gradients)}
 
     def _unshare(self) -> None:
         if self._shared:

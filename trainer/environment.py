@@ -16,11 +16,12 @@ Sums over assets are taken in the order of the assets, so that a plain program g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from trainer.market import Market
+from trainer.recorder import Recorder
 from trainer.settings import Settings
 
 START_CASH = 1.0
@@ -53,6 +54,12 @@ class Rules:
         """Days of an episode."""
         return self.horizon + self.settlement
 
+    def phase(self, number: int) -> str:
+        """What is done on an episode's step, counted from 0: trade, settle, or sell all."""
+        if self.settlement and number == self.length - 1:
+            return "sell all"
+        return "settle" if number >= self.horizon else "trade"
+
 
 @dataclass(frozen=True)
 class Book:
@@ -72,6 +79,8 @@ class Exchange:
 
     market: Market
     rules: Rules
+    recorder: Recorder = field(default_factory=Recorder, compare=False)
+    """The recordings of what is done here, by these rules."""
 
     @property
     def book_size(self) -> int:
@@ -93,17 +102,20 @@ class Exchange:
         """Share of the equity in each asset, [P, N, A]."""
         return book.shares * self.market.known[day] / self.equity(book, day).unsqueeze(-1)
 
-    def observe(self, book: Book, day: torch.Tensor, left: float) -> torch.Tensor:
+    def observe(self, book: Book, day: torch.Tensor, left: float | torch.Tensor) -> torch.Tensor:
         """Portfolio [P, N, 3 A + 2], float32: weights, gains, ages, cash share, time left.
 
-        A gain is the log of price over entry; an age is told as the share of an episode.
+        `left` is one number, the share of the episode that is to come. A gain is the log of price
+        over entry; an age is told as the share of an episode.
         """
         equity, price = self.equity(book, day).unsqueeze(-1), self.market.known[day]
         held = book.entry > 0
         gain = torch.where(held, torch.log(price / book.entry.clamp_min(LEAST)), 0.0)
         cash = book.cash.unsqueeze(-1) / equity
+        if not isinstance(left, torch.Tensor):
+            left = torch.tensor(left, dtype=cash.dtype, device=cash.device)
         parts = [book.shares * price / equity, gain.clamp(-5, 5), book.age / self.rules.length,
-                 cash, torch.full_like(cash, left)]  # fmt: skip
+                 cash, left.expand_as(cash)]  # fmt: skip
         return torch.cat(parts, dim=-1).float()
 
     def beside(self, seen: torch.Tensor) -> torch.Tensor:
@@ -130,7 +142,7 @@ class Exchange:
     ) -> tuple[Book, torch.Tensor]:
         """Go from the close of `day` [N] to the next; returns the book and log returns [P, N].
 
-        `number` counts the steps of the episode from 0.
+        `number` counts the steps of the episode from 0; steps of one phase are the same work.
         """
         market, rules, cost = self.market, self.rules, self.rules.costs_bps / 10_000
         price, tomorrow = market.known[day], day + 1
@@ -141,9 +153,10 @@ class Exchange:
         if rules.sale_target:
             goal = book.entry * (1 + rules.sale_target)
             wanted = torch.where((book.entry > 0) & (price >= goal), 0.0, wanted)
-        if number >= rules.horizon:
+        phase = rules.phase(number)
+        if phase == "settle":
             wanted = torch.minimum(wanted, book.shares)
-        if rules.settlement and number == rules.length - 1:
+        if phase == "sell all":
             wanted = torch.zeros_like(wanted)
         wanted = torch.where(market.listed[day], wanted, book.shares)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trainer import networks
+from trainer import networks, rollout
 from trainer.crew import ALONE, Crew
 from trainer.environment import Book, Exchange
 from trainer.market import Split
@@ -77,8 +77,8 @@ def agents_returns(
 
     def work(index: int) -> Params:
         some = of_group(actors, each[index])
-        policy = policy_of(exchange, split, some)
-        return {"returns": trade(exchange, split, policy, len(each[index]))}
+        parts = rollout.trade(exchange, some, [split.first], split.steps)
+        return {"returns": torch.cat([part["reward"] for part in parts]).sum(0).squeeze(1)}
 
     parts = [part["returns"] for part in crew.gather(len(each), work)]
     return [float(x) for x in torch.cat(parts).tolist()]

@@ -6,15 +6,18 @@ round otherwise when its size is another, and fitness must not depend on who pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 
 from trainer import networks
-from trainer.environment import Exchange
+from trainer.environment import Book, Exchange
 from trainer.market import Market, Split
 from trainer.networks import Params
 from trainer.randomness import below
+from trainer.recorder import Tensors, named, under
 from trainer.signals import STOP
 
 AHEAD = 8  # days of the market worked on at once
@@ -53,34 +56,108 @@ def of_group(params: Params, group: range) -> Params:
     return {name: p[group.start : group.stop] for name, p in params.items()}
 
 
-class Ahead:
-    """The market's part of `length` days of each episode, computed a few days at a time.
+@dataclass(frozen=True)
+class Days:
+    """The market of `length` days of each episode, a few days at a time.
 
-    It depends on the day alone, so each day is worked on once, for all states of it; a few days at
-    a time stay in the processor's caches, and a year of a whole market needs no gigabyte.
+    What depends on the day alone is worked on once for all states of it; a few days at a time stay
+    in the processor's caches, and a year of a whole market needs no gigabyte.
     """
 
+    market: Market
+    first_days: list[int]
+    length: int
+
+    def blocks(self) -> Iterator[range]:
+        """The steps, a few at a time."""
+        return (range(begin, min(begin + AHEAD, self.length))
+                for begin in range(0, self.length, AHEAD))  # fmt: skip
+
+    def seen(self, steps: range) -> Tensors:
+        """`seen` [N * C, S, I] and `listed` [N * C, S] of C steps of N episodes."""
+        spans = [range(first + steps.start, first + steps.stop) for first in self.first_days]
+        rows = [self.market.view.row(span.start, len(span)) for span in spans]
+        listed = [self.market.present[span.start : span.stop] for span in spans]
+        return {"seen": torch.cat(rows), "listed": torch.cat(listed)}
+
+    def part(self, actors: Params, seen: Tensors, count: int) -> torch.Tensor:
+        """What `networks.market_part` makes of `count` steps: [P, N, C, A, H]."""
+        part = networks.market_part(actors, seen["seen"], seen["listed"], self.market.places)
+        return part.view(len(part), len(self.first_days), count, *part.shape[2:])
+
+
+class Ahead:
+    """The market's part of an actor's network, step by step."""
+
     def __init__(self, params: Params, market: Market, first_days: list[int], length: int) -> None:
-        self._params, self._market = params, market
-        self._first_days, self._length = first_days, length
-        self._block, self._rows = -1, torch.empty(0)
+        self._params, self._days = params, Days(market, first_days, length)
+        self._blocks = self._days.blocks()
+        self._block, self._part = range(0), torch.empty(0)
 
     def at(self, step: int) -> torch.Tensor:
-        """[P, N, A, H] of one step."""
-        if step // AHEAD != self._block:
+        """[P, N, A, H] of one step; steps are asked for in their order."""
+        while step not in self._block:
             STOP.check()
-            self._block = step // AHEAD
-            begin = self._block * AHEAD
-            self._rows = self.rows(begin, min(AHEAD, self._length - begin))
-        return self._rows[:, :, step % AHEAD]
+            self._block = next(self._blocks)
+            seen = self._days.seen(self._block)
+            self._part = self._days.part(self._params, seen, len(self._block))
+        return self._part[:, :, step - self._block.start]
 
-    def rows(self, begin: int, count: int) -> torch.Tensor:
-        """[P, N, count, A, H] of `count` steps from `begin`."""
-        market, days = self._market, [first + begin for first in self._first_days]
-        seen = torch.cat([market.view.row(day, count) for day in days])
-        listed = torch.cat([market.present[day : day + count] for day in days])
-        part = networks.market_part(self._params, seen, listed, market.places)
-        return part.view(len(part), len(days), count, *part.shape[2:])
+
+@torch.no_grad()
+def trade(
+    exchange: Exchange, actors: Params, first_days: list[int], length: int,
+    noise: torch.Tensor | None = None,
+) -> Iterator[Tensors]:  # fmt: skip
+    """All agents trade all episodes together for `length` days; yields some days at a time.
+
+    That is `day` [C, N], `book`, `action`, `next_book` [C, P, N, ...], and `reward` [C, P, N], the
+    log returns. Where the days are more than an episode has, its clock starts anew. `noise`
+    [T, P, N, A + 1] is on the scores.
+    """
+    device, rules = exchange.market.known.device, exchange.rules
+    day = torch.tensor(first_days, device=device)
+    book = exchange.open_books(len(actors["out.b"]), len(first_days))
+    state = {**vars(book), "day": day, "portfolio": exchange.observe(book, day, 1.0)}
+    days = Days(exchange.market, first_days, length)
+    over = [1 if step == length else step % rules.length / rules.length
+            for step in range(1, length + 1)]  # fmt: skip
+    left = 1.0 - torch.tensor(over, dtype=torch.float64).to(device)
+    for block in days.blocks():
+        clock = [step % rules.length for step in block]
+        given = {**named("actor", actors), **state, **days.seen(block),
+                 "left": left[block.start : block.stop]}  # fmt: skip
+        if noise is not None:
+            given["noise"] = noise[block.start : block.stop]
+        key = ("a few days of trading", *(rules.phase(number) for number in clock))
+        done = exchange.recorder.run(key, partial(_trade, exchange, days, clock), given)
+        state = under("state", done)
+        yield under("steps", done)
+
+
+def _trade(exchange: Exchange, days: Days, clock: list[int], given: Tensors) -> Tensors:
+    """Some days of `trade`: what was done, as `steps/...`, and where that led, as `state/...`."""
+    actors = under("actor", given)
+    part = days.part(actors, given, len(clock))
+    book = Book(*(given[field.name] for field in fields(Book)))
+    day, seen = given["day"], given["portfolio"]
+    steps: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("day", "book", "action", "reward", "next_book")
+    }
+    for index, number in enumerate(clock):
+        STOP.check()
+        listed = exchange.market.listed[day]
+        loud = given["noise"][index] if "noise" in given else None
+        action = networks.act(actors, part[:, :, index], exchange.beside(seen), listed, loud)
+        book, gain = exchange.step(book, day, action, number)
+        after = exchange.observe(book, day + 1, given["left"][index])
+        for name, one in (("day", day), ("book", seen), ("action", action), ("reward", gain),
+                          ("next_book", after)):  # fmt: skip
+            steps[name].append(one)
+        day, seen = day + 1, after
+    stacked = {name: torch.stack(each) for name, each in steps.items()}
+    state = {**vars(book), "day": day, "portfolio": seen}
+    return {**named("steps", stacked), **named("state", state)}
 
 
 @torch.no_grad()
@@ -91,29 +168,12 @@ def play(
     noise: torch.Tensor | None = None,
 ) -> Experience:
     """All these agents play all episodes together; `noise` [T, P, N, A + 1] is on their scores."""
-    agents, episodes, length = len(actors["out.b"]), len(first_days), exchange.rules.length
-    ahead = Ahead(actors, exchange.market, first_days, length)
-    day = torch.tensor(first_days, device=exchange.market.known.device)
-    book = exchange.open_books(agents, episodes)
-    seen = exchange.observe(book, day, 1.0)
-    steps: dict[str, list[torch.Tensor]] = {
-        name: [] for name in ("day", "book", "action", "reward", "next_book")
-    }
-    for step in range(length):
-        STOP.check()
-        listed = exchange.market.listed[day]
-        loud = None if noise is None else noise[step]
-        action = networks.act(actors, ahead.at(step), exchange.beside(seen), listed, loud)
-        book, gain = exchange.step(book, day, action, step)
-        after = exchange.observe(book, day + 1, 1.0 - (step + 1) / length)
-        for name, part in (("day", day.int().expand(agents, -1)), ("book", seen),
-                           ("action", action), ("reward", gain), ("next_book", after)):  # fmt: skip
-            steps[name].append(part)
-        day, seen = day + 1, after
-    joined = {name: torch.stack(parts) for name, parts in steps.items()}
+    parts = list(trade(exchange, actors, first_days, exchange.rules.length, noise))
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    shape = joined["reward"].shape
     returns = joined["reward"].sum(0)
     joined["reward"] = (joined["reward"] * REWARD_SCALE).float()
-    done = torch.zeros((length, agents, episodes), dtype=torch.bool, device=day.device)
-    done[-1] = True
-    joined["done"] = done
+    joined["day"] = joined["day"].int().unsqueeze(1).expand(shape)
+    joined["done"] = torch.zeros(shape, dtype=torch.bool, device=returns.device)
+    joined["done"][-1] = True
     return Experience(returns, {name: part.flatten(0, 2) for name, part in joined.items()})

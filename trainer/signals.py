@@ -46,11 +46,11 @@ class Stop:
     @contextlib.contextmanager
     def put_off(self) -> Iterator[None]:
         """Within this block `check` waits: others count on this process."""
-        self._put_off = True
+        before, self._put_off = self._put_off, True
         try:
             yield
         finally:
-            self._put_off = False
+            self._put_off = before
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number

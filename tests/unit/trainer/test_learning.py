@@ -207,7 +207,8 @@ def test_what_was_shared_is_never_written_to(tmp_path: Path) -> None:
 def test_actors_spread_all_they_have_over_listed_series_and_cash(tmp_path: Path) -> None:
     some, place = learners(tmp_path, 2)
     first, days = place.market.train.first, 90
-    rows = rollout.Ahead(some.actor, place.market, [first], days).rows(0, days)[:, 0]
+    ahead = rollout.Days(place.market, [first], days)
+    rows = ahead.part(some.actor, ahead.seen(range(days)), days)[:, 0]
     listed = place.market.listed[first : first + days]
     assert not bool(listed.all()), "one series is listed late"
     action = networks.act(some.actor, rows, torch.zeros(2, days, place.market.assets, 5), listed)
@@ -273,7 +274,8 @@ def test_a_distilled_child_does_what_the_better_parent_does(tmp_path: Path) -> N
         actors, births, settings, 0
     )
     three = {name: torch.cat([child[name], p[:2]]) for name, p in actors.items()}
-    rows = rollout.Ahead(three, place.market, [30], 10).rows(0, 10)[:, 0]
+    ahead = rollout.Days(place.market, [30], 10)
+    rows = ahead.part(three, ahead.seen(range(10)), 10)[:, 0]
     book = torch.zeros(3, 10, place.market.assets, 5)
     weights = networks.act(three, rows, book, place.market.listed[30:40])
     apart = (weights[0] - weights[1:]).abs().mean(dim=(1, 2))
