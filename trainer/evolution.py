@@ -9,7 +9,7 @@ here (neuron by neuron, and noise on a share of the weights), or as in `proximal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -90,21 +90,46 @@ def evolve(
     return result
 
 
-@torch.no_grad()
-def plain(actors: Params, births: Births, settings: Settings, generation: int) -> Params:
-    """Children of neurons taken by chance from either parent, and of noise."""
+def drawn(
+    actors: Params, count: int, settings: Settings, generation: int
+) -> Iterator[torch.Tensor]:
+    """The random numbers of `plain` for `count` children, one by one in the order of its needs.
+
+    For each layer [count, 1, W] bool: the neurons that come from the second parent; then for each
+    tensor [count, R, C]: normal noise on a share of the weights. They depend on seed and generation
+    alone and are made on the CPU, so that a run goes on alike on another kind of GPU.
+    """
     draw = stream(settings.seed, "evolution", generation)
+    for width in {layer: actors[name].shape[-1] for name, layer in NEURONS.items()}.values():
+        yield torch.rand(count, 1, width, generator=draw) < 0.5
+    for params in actors.values():
+        shape = (count, *params.shape[1:])
+        hit = torch.rand(shape, generator=draw) < settings.mutation_share
+        noise = torch.randn(shape, generator=draw)
+        yield noise.mul_(hit.float() * settings.mutation_scale)
+
+
+@torch.no_grad()
+def plain(
+    actors: Params, births: Births, settings: Settings, generation: int,
+    numbers: Iterable[torch.Tensor] | None = None,
+) -> Params:  # fmt: skip
+    """Children of neurons taken by chance from either parent, and of noise.
+
+    `numbers` are those of `drawn`, where somebody has drawn them already.
+    """
     device, count = actors["out.b"].device, len(births.slots)
+    draws = iter(numbers or drawn(actors, count, settings, generation))
     first, second = births.first.to(device), births.second.to(device)
-    widths = {layer: actors[name].shape[-1] for name, layer in NEURONS.items()}
-    swaps = {
-        layer: (torch.rand(count, 1, width, generator=draw) < 0.5) & births.crossed.view(-1, 1, 1)
-        for layer, width in widths.items()
-    }
+    crossed, mutated = births.crossed.view(-1, 1, 1), births.mutated.view(-1, 1, 1)
+    swaps = {layer: (next(draws) & crossed).to(device) for layer in dict.fromkeys(NEURONS.values())}
+    mutated = mutated.float().to(device)
     result = {}
     for name, params in actors.items():
-        child = torch.where(swaps[NEURONS[name]].to(device), params[second], params[first])
-        result[name] = child + _mutation(child, births.mutated, settings, draw)
+        child = torch.where(swaps[NEURONS[name]], params[second], params[first])
+        # noise is sized by the layer's own root mean square
+        size = child.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-2)
+        result[name] = child + next(draws).to(device) * (size * mutated)
     return result
 
 
@@ -117,14 +142,3 @@ def inject(actors: Params, learners: Params, ranking: Ranking) -> Params:
     for name, params in result.items():
         params[where] = learners[name].detach()
     return result
-
-
-def _mutation(
-    child: torch.Tensor, mutated: torch.Tensor, settings: Settings, draw: torch.Generator
-) -> torch.Tensor:
-    """Normal noise on a share of the weights, sized by the layer's own root mean square."""
-    hit = torch.rand(child.shape, generator=draw) < settings.mutation_share
-    noise = torch.randn(child.shape, generator=draw)
-    noise *= (hit & mutated.view(-1, 1, 1)).float() * settings.mutation_scale
-    size = child.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-2)
-    return noise.to(child.device) * size

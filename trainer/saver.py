@@ -1,9 +1,10 @@
-"""Saving beside training: tensors are copied out, a thread writes; one save at a time."""
+"""Saving beside training: a moment is kept, a thread copies and writes it; one save at a time."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from trainer import checkpoint
@@ -29,22 +30,23 @@ class Saver:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, state: TrainState) -> bool:
-        """Copy the state out and begin to write it; False while another save is in flight."""
+        """Keep this state and begin to write it; False while another save is in flight."""
         if not self._writes:
             self.last_generation = state.generation
             return True
         if self.busy:
             return False
-        snapshot = Snapshot(
+        snapshot = partial(
+            Snapshot,
             run=self._run,
             generation=state.generation,
-            files=state.files(),
             record=state.record(),
             settings=state.settings.as_dict(),
             identity=state.settings.identity(),
         )
-        keep = state.settings.keep_last
-        self._thread = threading.Thread(target=self._save, args=(snapshot, keep), name="saver")
+        copy, keep = state.snapshot(), state.settings.keep_last
+        work = partial(self._save, state.generation, lambda: snapshot(files=copy()), keep)
+        self._thread = threading.Thread(target=work, name="saver")
         self._thread.start()
         return True
 
@@ -61,11 +63,11 @@ class Saver:
             self.wait()
         return self.last_generation == state.generation
 
-    def _save(self, snapshot: Snapshot, keep_last: int) -> None:
-        name = checkpoint.name_of(snapshot.generation)
+    def _save(self, generation: int, snapshot: Callable[[], Snapshot], keep_last: int) -> None:
+        name = checkpoint.name_of(generation)
         try:
-            self.last = checkpoint.write(self._root, snapshot)
-            self.last_generation = snapshot.generation
+            self.last = checkpoint.write(self._root, snapshot())
+            self.last_generation = generation
         except Exception as error:  # noqa: BLE001  (a full disk comes in many shapes)
             self._warn(f"checkpoint {name} could NOT be saved: {error}; training goes on")
             return

@@ -226,6 +226,9 @@ def _make_exact(chosen: Settings, device: torch.device) -> None:
     # the compiler, which would cost each start a second
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
     torch.backends.cudnn.benchmark = False
+    # nothing here reads what it has not written, so memory need not be filled (torch 2.2 and newer)
+    if filling := getattr(torch.utils, "deterministic", None):
+        filling.fill_uninitialized_memory = False
 
 
 def _exchange(chosen: Settings, loaded: Loaded | None, device: torch.device) -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,16 +80,40 @@ class TrainState:
         """All tensors on the CPU, in the files of a checkpoint: one for each agent and learner, so
         that an elite that did not change is the same file again. Nothing writes to them later.
         """
-        nets = self.learners.share()
+        return self.snapshot()()
+
+    def snapshot(self) -> Callable[[], Files]:
+        """What gives this moment's `files` whenever it is called, in any thread.
+
+        From a GPU they are copied only then, on a stream of their own beside the training.
+        """
+        nets, actors, best = self.learners.share(), self.actors, self.best.actor
+        replay = self.replay.tensors()
         if not self.population:
             del nets["actor"]
-        nets = {group: _here(params) for group, params in nets.items()}
-        return {
-            **_one_each("agents/agent", {"": _here(self.actors)}, self.settings.population),
-            **_one_each("learners/learner", nets, self.learners.count),
-            "best.safetensors": _here(self.best.actor),
-            REPLAY: _here(self.replay.tensors()),
-        }
+        settings, count, device = self.settings, self.learners.count, actors["out.b"].device
+
+        def copied() -> Files:
+            own = {group: _here(params) for group, params in nets.items()}
+            return {
+                **_one_each("agents/agent", {"": _here(actors)}, settings.population),
+                **_one_each("learners/learner", own, count),
+                "best.safetensors": _here(best),
+                REPLAY: _here(replay),
+            }
+
+        if device.type != "cuda":
+            return copied
+        done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+        def beside() -> Files:
+            stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(stream):
+                stream.wait_event(done)
+                return copied()  # each copy waits for its end
+
+        return beside
 
     def load(self, files: Files, saved: Mapping[str, Any]) -> None:
         """Take over a checkpoint's tensors and its state.json; UsageFault where they do not fit."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,13 +12,16 @@ import torch
 from trainer import evaluation, networks, rollout
 from trainer.crew import ALONE, Crew
 from trainer.environment import Exchange
-from trainer.evolution import Births, Ranking, Variation, evolve, inject, plain
+from trainer.evolution import Births, Ranking, Variation, drawn, evolve, inject, plain
 from trainer.networks import Params
 from trainer.proximal import Proximal
 from trainer.randomness import stream
 from trainer.rollout import Experience
 from trainer.signals import STOP
 from trainer.state import Best, TrainState
+
+Numbers = Iterable[torch.Tensor]
+_BESIDE = ThreadPoolExecutor(1, thread_name_prefix="numbers")
 
 
 def advance(state: TrainState, exchange: Exchange, crew: Crew = ALONE) -> dict[str, Any]:
@@ -33,6 +39,7 @@ def advance(state: TrainState, exchange: Exchange, crew: Crew = ALONE) -> dict[s
 
 def _advance(state: TrainState, exchange: Exchange, crew: Crew) -> dict[str, Any]:
     settings, generation = state.settings, state.generation
+    numbers = _numbers(state)
     first_days = rollout.starts(
         exchange.market.train, exchange.rules.length, settings.episodes, settings.seed, generation
     )
@@ -47,7 +54,7 @@ def _advance(state: TrainState, exchange: Exchange, crew: Crew) -> dict[str, Any
     champion = ranking.order[0]
     candidates = _candidates(state, ranking)
     best, validation = _validated(state, exchange, candidates, crew)
-    population, nets = _next(state, exchange, ranking, played, crew)
+    population, nets = _next(state, exchange, ranking, played, numbers, crew)
     entry: dict[str, Any] = {
         "generation": generation + 1,
         "starts": [exchange.market.dates[day] for day in first_days],
@@ -65,6 +72,15 @@ def _advance(state: TrainState, exchange: Exchange, crew: Crew) -> dict[str, Any
     state.generation = generation + 1
     state.history.append(entry)
     return entry
+
+
+def _numbers(state: TrainState) -> Callable[[], Numbers | None]:
+    """What evolution draws: while a GPU plays and learns, the CPU has nothing else to do."""
+    settings, actors = state.settings, state.actors
+    if settings.variation != "plain" or not actors["out.b"].is_cuda:
+        return lambda: None
+    count = settings.population - settings.elite_count
+    return _BESIDE.submit(lambda: [*drawn(actors, count, settings, state.generation)]).result
 
 
 def _play(
@@ -111,14 +127,15 @@ def _learn(state: TrainState, exchange: Exchange, crew: Crew) -> list[float]:
 
 
 def _next(
-    state: TrainState, exchange: Exchange, ranking: Ranking, played: list[Experience], crew: Crew
-) -> tuple[Params, dict[str, Params] | None]:
+    state: TrainState, exchange: Exchange, ranking: Ranking, played: list[Experience],
+    numbers: Callable[[], Numbers | None], crew: Crew,
+) -> tuple[Params, dict[str, Params] | None]:  # fmt: skip
     """The next population, and the learners' tensors where they are bound to it."""
     settings, generation = state.settings, state.generation
     births = Births.draw(ranking, settings, generation)
     everyone = not state.population
     actors, nets = state.actors, state.learners.nets
-    variation: Variation = plain
+    variation: Variation = partial(plain, numbers=numbers())
     if settings.variation == "proximal" and state.learners.count:
         critics = nets["critic"]
         if not everyone:

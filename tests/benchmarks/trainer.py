@@ -186,11 +186,7 @@ def scale_m() -> None:
 def full() -> None:
     """The whole market: an environment step of an agent, and one update of everybody."""
     torch.set_num_threads(2)
-    table = made_market(3900, 669)
-    settings = replace(SHAPE, context=504, population=16, tradable=",".join(table.tickers[:108]))
-    world = market.build(Path("made"), Prepared.of(table), "made", settings, CPU)
-    del table
-    place = Exchange(world, Rules.of(settings))
+    settings, place = whole_market(CPU)
     current = state.fresh(settings, place, CPU)
     rate = steps_per_second(place, replace_population(current, 4), 1)
     line("an environment step of an agent", 1000 / rate, "ms", 60, 2130)
@@ -202,6 +198,14 @@ def full() -> None:
     took, work = time.perf_counter() - began, time.process_time() - busy
     print(f"one whole update, 16 agents, 4 x 8: {took:.1f} s, {work:.1f} s of CPU")
     line("peak memory (killed at 15 GB before)", peak_mb() / 1000, "GB", 8)
+
+
+def whole_market(device: torch.device) -> tuple[Settings, Exchange]:
+    """3,900 days x 669 series, of which 108 are traded by 16 agents."""
+    table = made_market(3900, 669)
+    settings = replace(SHAPE, context=504, population=16, tradable=",".join(table.tickers[:108]))
+    world = market.build(Path("made"), Prepared.of(table), "made", settings, device)
+    return settings, Exchange(world, Rules.of(settings))
 
 
 def replace_population(current: state.TrainState, count: int) -> state.TrainState:
@@ -374,7 +378,7 @@ def main() -> None:
     elif part == "gpu":
         from tests.benchmarks.trainer_gpu import gpu
 
-        gpu(replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16))))
+        gpu(replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16))), whole_market)
     elif part == "real":
         real(*numbers or [10])
     elif part == "learn":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from trainer.training import advance
 GENERATIONS = 5
 
 
-def gpu(settings: Settings) -> None:
+def gpu(
+    settings: Settings, whole_market: Callable[[torch.device], tuple[Settings, Exchange]]
+) -> None:
     """Everything about the first GPU; says so where there is none."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as the command line does
     if not torch.cuda.is_available():
@@ -33,30 +36,39 @@ def gpu(settings: Settings) -> None:
         return
     device = torch.device("cuda", 0)
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    measure(settings, device)
-
-
-def measure(settings: Settings, device: torch.device) -> None:
-    """Speed, time outside kernels, and what a resumed run differs by."""
     settings = replace(settings, threads=2)
     _make_exact(settings, device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.csv"
         synthetic.write_market(path, days=1600, tickers=24, seed=1)
         place = Exchange(market.load(path, settings, device), Rules.of(settings))
-        current = state.fresh(settings, place, device)
-        advance(current, place)  # the first one loads kernels
-        took = _timed(device, lambda: [advance(current, place) for _ in range(GENERATIONS)])
-        steps = settings.population * settings.episodes * place.rules.length
-        print(f"one generation {took / GENERATIONS:.3f} s, with {steps:,} environment steps")
-        took = _timed(device, current.files)
-        print(f"a snapshot for a checkpoint stops training for {1000 * took:.0f} ms")
-        if device.type == "cuda":
-            print(f"peak memory of the GPU {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB")
-        _kernels(current, place, device)
+        print("scale M:")
+        speed(settings, place, device)
         apart, same = resumed_apart(settings, place, device, Path(folder))
-        print(f"resumed after 2 of 4 generations: largest difference of a parameter {apart:.3g}, "
-              f"fitness {'the same' if same else 'not the same'} bit for bit")  # fmt: skip
+    print(f"resumed after 2 of 4 generations: largest difference of a parameter {apart:.3g}, "
+          f"fitness {'the same' if same else 'not the same'} bit for bit")  # fmt: skip
+    print("full scale:")
+    speed(*whole_market(device), device)
+
+
+def speed(settings: Settings, place: Exchange, device: torch.device) -> None:
+    """Time of a generation and of a save, memory, and the share of time outside kernels."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    current = state.fresh(settings, place, device)
+    first = _timed(device, lambda: advance(current, place))
+    again = _timed(device, lambda: [advance(current, place) for _ in range(GENERATIONS)])
+    steps = settings.population * settings.episodes * place.rules.length
+    print(f"  one generation {again / GENERATIONS:.3f} s, with {steps:,} environment steps; the "
+          f"first, which loads kernels and records them, {first:.2f} s")  # fmt: skip
+    copy: list[Callable[[], object]] = []
+    stopped = _timed(device, lambda: copy.append(current.snapshot()))
+    took = _timed(device, copy[0])
+    print(f"  a save stops training for {1000 * stopped:.1f} ms, and copies {1000 * took:.0f} ms "
+          "beside it")  # fmt: skip
+    if device.type == "cuda":
+        print(f"  peak memory of the GPU {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB")
+    _kernels(current, place, device)
 
 
 def resumed_apart(
@@ -88,7 +100,7 @@ def resumed_apart(
 def _kernels(current: TrainState, place: Exchange, device: torch.device) -> None:
     """The share of a generation in which some kernel was at work, and the longest of them."""
     if device.type != "cuda":
-        print("kernels: there are none without a GPU")
+        print("  kernels: there are none without a GPU")
         return
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
@@ -104,7 +116,7 @@ def _kernels(current: TrainState, place: Exchange, device: torch.device) -> None
         end = max(end, stop)
         by_name[name] = by_name.get(name, 0.0) + stop - start
     share = busy / 1e6 / took
-    print(f"kernels are at work {share:.0%} of a generation, {1 - share:.0%} is outside of them "
+    print(f"  kernels are at work {share:.0%} of a generation, {1 - share:.0%} is outside of them "
           f"({len(spans):,} kernels in {took:.3f} s, with the profiler's own costs)")  # fmt: skip
     for name in sorted(by_name, key=lambda name: -by_name[name])[:5]:
         print(f"    {by_name[name] / 1e3:>9,.1f} ms  {name[:80]}")

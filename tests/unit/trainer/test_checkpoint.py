@@ -201,7 +201,7 @@ def test_the_benchmark_of_a_gpu_finds_a_resumed_run_the_same_and_says_where_ther
     place = exchange(tmp_path)
     assert resumed_apart(SMALL, place, CPU, tmp_path) == (0.0, True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    gpu(SMALL)
+    gpu(SMALL, lambda _device: (SMALL, place))
     assert "nothing was measured" in capsys.readouterr().out
 
 

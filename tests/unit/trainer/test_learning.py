@@ -14,7 +14,7 @@ from tests.unit.trainer.worlds import CPU, SMALL, digest, exchange, fresh
 from trainer import networks, proximal, rollout, view
 from trainer.ddpg import NETWORKS, Learners, clip
 from trainer.environment import Exchange
-from trainer.evolution import Births, Ranking, evolve, inject, plain
+from trainer.evolution import Births, Ranking, drawn, evolve, inject, plain
 from trainer.networks import Params, Shape
 from trainer.randomness import below, stream
 from trainer.replay import Replay
@@ -347,3 +347,13 @@ def test_it_runs_without_learners_and_without_elites_by_share(tmp_path: Path) ->
     advance(current, place)
     assert current.generation == 1
     assert not [name for name in current.files() if name.startswith("learners/")]
+
+
+def test_numbers_that_were_drawn_ahead_make_the_same_children(tmp_path: Path) -> None:
+    current, _ = fresh(tmp_path, replace(SMALL, crossover=0.5, mutation=0.5))
+    settings, actors = current.settings, current.actors
+    births = Births.draw(Ranking.of([0.1, 0.2, 0.0, 0.4, 0.3]), settings, 3)
+    ahead = [*drawn(actors, len(births.slots), settings, 3)]
+    one = plain(actors, births, settings, 3)
+    other = plain(actors, births, settings, 3, ahead)
+    assert all(torch.equal(one[name], other[name]) for name in actors)
