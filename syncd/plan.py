@@ -117,7 +117,7 @@ class Planner:
         """The same step, the cheapest way."""
         full, stat = unit.below(step.path), step.stat
         sha256 = known.digest(full, stat)
-        if sha256 is None and known.has_size(stat.size) and self._may_be_there(step):
+        if sha256 is None and known.has_size(stat.size) and self._may_be_there(step, known):
             sha256 = self._digest(step.source, step.seen)
         step.plain_free, step.sha256 = known.is_free(step.plain), sha256
         if sha256 is not None:
@@ -130,13 +130,14 @@ class Planner:
         sent = known.sent(full, stat)
         return replace(step, adopt=sent, sha256=sent.sha256) if sent else step
 
-    def _may_be_there(self, step: Step) -> bool:
+    @staticmethod
+    def _may_be_there(step: Step, known: _Known) -> bool:
         """Whether an object begins and ends as this file, as far as is known.
 
         A trainer's checkpoints have the same size, as a rule: each would be read once more, only
         to find that it is another one.
         """
-        ends, size = self._journal.ends_of(step.stat.size), step.stat.size
+        ends, size = known.ends_of(step.stat.size), step.stat.size
         if ends is None:
             return True
         with open_seen(step.source, step.seen) as file:
@@ -161,6 +162,7 @@ class _Known:
         self._named = journal.named_of([*plain, *(key + _PACKED for key in plain)])
         self._taken = journal.is_taken(unit.path)
         self._sizes: dict[int, bool] = {}
+        self._ends: dict[int, set[tuple[int, str, str]] | None] = {}
 
     def digest(self, path: str, stat: Stat) -> str | None:
         """SHA-256 of a file whose stat is still what it was when it was read."""
@@ -176,6 +178,12 @@ class _Known:
         if size not in self._sizes:
             self._sizes[size] = self._journal.has_size(size)
         return self._sizes[size]
+
+    def ends_of(self, size: int) -> set[tuple[int, str, str]] | None:
+        """How the objects of this size begin and end (:meth:`UploadRows.ends_of`)."""
+        if size not in self._ends:
+            self._ends[size] = self._journal.ends_of(size)
+        return self._ends[size]
 
     def is_free(self, plain: str) -> bool:
         """Whether no commit names this key, or ever named one of this checkpoint."""

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS parts (
 CREATE TABLE IF NOT EXISTS wholes (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL, path TEXT NOT NULL, kind TEXT NOT NULL,
     size INTEGER NOT NULL, part INTEGER NOT NULL, version TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS wholes_by_key ON wholes (key);
 """
 
 IN_RANGE = "+"
@@ -202,6 +203,13 @@ class UploadRows(Database):
 
         They are the length of its parts in bytes, and the marks of the first and the last part.
         """
+        unknown = self._run(
+            "SELECT 1 FROM objects o WHERE o.size = ? AND o.current AND NOT EXISTS "
+            "(SELECT 1 FROM wholes w WHERE w.key = o.key AND w.size = o.size) LIMIT 1",
+            size,
+        )
+        if unknown:  # as of small files, of which there may be a hundred thousand
+            return None
         rows = self._run(
             "SELECT w.part, a.mark, b.mark FROM objects o LEFT JOIN wholes w ON w.key = o.key "
             "AND w.size = o.size LEFT JOIN parts a ON a.upload = w.number AND a.number = 1 "

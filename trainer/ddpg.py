@@ -27,6 +27,8 @@ from trainer.settings import Settings
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 NETWORKS = ("actor", "critic", "actor_target", "critic_target")
+NEEDED = {"critic": ("critic", "actor_target", "critic_target"), "actor": ("actor", "critic")}
+"""What the losses of a network are computed from."""
 MOMENTS = ("actor_mean", "actor_square", "critic_mean", "critic_square")
 
 
@@ -192,13 +194,14 @@ class Learners:
     ) -> torch.Tensor:
         """One step of one network from micro-batches [M, L, B, ...]; the sum of the losses [L]."""
         given = named("batch", batch)
-        for other in NETWORKS if name == "critic" else ("actor", "critic"):
+        for other in NEEDED[name]:
             given |= named(other, nets[other])
         work = partial(self._gradients, exchange, name)
         if exchange.market.view.table is None:  # then a day is looked up by the CPU
             found = work(given)
         else:
-            found = exchange.recorder.run(f"gradients of the {name}", work, given, keep=False)
+            key = (f"gradients of the {name}", self.settings.discount)
+            found = exchange.recorder.run(key, work, given, keep=False)
         gradients, group = under("gradient", found), nets[name]
         rate = self.settings.critic_rate if name == "critic" else self.settings.actor_rate
         clip([*gradients.values()], self.settings.clip, float(len(batch["day"])))
@@ -208,7 +211,7 @@ class Learners:
 
     def _gradients(self, exchange: Exchange, name: str, given: Params) -> Params:
         """`losses` [L] and each `gradient/...`, summed over the micro-batches."""
-        nets = {other: under(other, given) for other in NETWORKS}
+        nets = {other: under(other, given) for other in NEEDED[name]}
         nets[name] = _leaves(nets[name])
         losses_of = self.critic_losses if name == "critic" else self.actor_losses
         total = torch.zeros(len(nets[name]["out.b"]), device=nets[name]["out.b"].device)

@@ -34,7 +34,7 @@ def named(prefix: str, tensors: Tensors) -> Tensors:
 
 
 class Recorder:
-    """The recordings of one device's work, kept for as long as this is."""
+    """The recordings of one exchange's work, kept for as long as it is."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Recording | None] = {}
@@ -43,8 +43,9 @@ class Recorder:
     def run(self, key: Hashable, work: Work, given: Tensors, *, keep: bool = True) -> Tensors:
         """What `work` makes of `given`: tensors on one device, as are its results.
 
-        `work` must have no other effect, wait for nothing, and launch the same kernels whenever key
-        and shapes are the same. What comes of `keep=False` holds until the next run of this key.
+        `work` must have no other effect, wait for nothing, and launch the same kernels with the
+        same numbers whenever key and shapes are the same: what is not among `given` stays what it
+        was in the first run. What comes of `keep=False` holds until the next run of this key.
         """
         if not all(t.is_cuda for t in given.values()):
             return work(given)

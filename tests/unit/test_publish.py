@@ -284,3 +284,23 @@ def test_name_that_is_not_utf8_is_skipped_and_named(machine: Machine) -> None:
     assert [record.checkpoint for record in machine.commit_all()] == ["good.pt"]
     assert any("UTF-8" in reason for reason in machine.pipeline.failures().values())
     assert not machine.health.snapshot()["healthy"]
+
+
+def test_a_commit_asks_the_journal_no_more_than_the_one_before_it(tmp_path: Path) -> None:
+    """Whatever has been committed: a query that reads all of that makes 100,000 files take hours."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    machine.journal._db.set_progress_handler(count, 100)  # called after each 100 steps of SQLite
+    took = []
+    for number in range(12):
+        for index in range(50):
+            machine.write(f"run/gen-{number:06d}/{index:03d}", f"{number:03d}{index:05d}")
+        before = steps[0]
+        machine.commit_all()
+        took.append(steps[0] - before)
+    assert took[-1] < 1.5 * took[1], took
