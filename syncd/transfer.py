@@ -282,6 +282,8 @@ class Transfer:
             else:
                 job = self._parts.submit(self._send_part, flight, piece, halt)
             job.add_done_callback(lambda _job: self._window.release())
+            # those that have landed are forgotten: of 64 GiB there are thousands to look at
+            flying[:] = [one for one in flying if not (one.done() and one.exception() is None)]
             flying.append(job)
             if not self.store.capabilities.parallel_parts:
                 job.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,21 @@ def test_a_log_that_could_not_be_sent_leaves_nothing(tmp_path: Path, bucket: Pat
     assert one.transfer.uploads
     one.transfer.uploads.tidy(lambda _begun: True)
     assert one.journal.uploads() == []
+
+
+def test_parts_that_have_landed_are_not_looked_at_again(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 64 GiB has 8,192 parts: looking at all of them after each took most of the time."""
+    looks, real = [0], Future.done
+
+    def done(job: Future[Any]) -> bool:
+        looks[0] += 1
+        return real(job)
+
+    parts = 400
+    one = Machine(tmp_path / "disk", bucket).start()
+    one.write("run/w.bin", os.urandom(parts * PART))
+    monkeypatch.setattr(Future, "done", done)
+    assert len(one.commit_all()) == 1
+    assert parts < looks[0] < 30 * parts
