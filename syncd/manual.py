@@ -137,7 +137,8 @@ def _tell(report: dict[str, Any]) -> None:
         _say(f"syncd: WARNING: not in the mirror: {path}: {reason}")
     if report["safe"]:
         count, logs = report.get("committed", 0), report.get("logs", 0)
-        _say(f"syncd: all safe: {count} checkpoints committed now, {logs} logs sent")
+        what = "all that is complete is safe" if report.get("incomplete") else "all safe"
+        _say(f"syncd: {what}: {count} checkpoints committed now, {logs} logs sent")
 
 
 def _once_by_daemon(

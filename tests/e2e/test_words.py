@@ -31,6 +31,17 @@ def test_checkpoint_that_is_not_there_is_named(build: Build) -> None:
         assert f"the store has no checkpoint '{name}'" in asked.stderr
 
 
+def test_a_flush_that_leaves_out_what_is_not_complete_does_not_say_all(build: Build) -> None:
+    one = build()
+    one.write_checkpoint("run/gen-000001", {"w.bin": b"one", "state.json": b"{}"})
+    assert "syncd: all safe: 1 checkpoints committed now" in one.syncd("--once").stderr
+    (one.checkpoints / "run/gen-000001/w.bin").write_bytes(b"two!")  # its state.json still to come
+    done = one.syncd("--once")
+    assert done.returncode == 0
+    assert "syncd: not complete, not sent: run/gen-000001: state.json" in done.stderr
+    assert "syncd: all that is complete is safe: 0 checkpoints" in done.stderr
+
+
 _BROKEN = """
 import syncd.engine
 step, calls = syncd.engine.Engine.step, []

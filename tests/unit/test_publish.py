@@ -287,7 +287,7 @@ def test_name_that_is_not_utf8_is_skipped_and_named(machine: Machine) -> None:
 
 
 def test_a_commit_asks_the_journal_no_more_than_the_one_before_it(tmp_path: Path) -> None:
-    """A query that reads all that was committed before: of 100,000 files it takes seconds for each."""
+    """A query that reads all that was committed before makes many files take their square."""
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     steps = [0]
 
