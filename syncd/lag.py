@@ -17,8 +17,8 @@ from dataclasses import dataclass
 PATIENCE = 300.0
 """Seconds without any progress after which waiting is too long, where the user set no bound."""
 
-_PART = 8 * 2**20
-"""Bytes of a part: progress is seen when the store has taken one."""
+_PART = 16 * 2**20
+"""Bytes of the largest usual part: progress is seen when the store has taken one."""
 
 _TIMES = 4
 """A checkpoint may cost so many times its size (retries, one that was pushed aside before it)."""

@@ -130,12 +130,16 @@ LONE = Profile("file")
 """A file by itself: complete after quiet time, once its format is whole."""
 
 COMPANION = Profile("companion")
-"""A small text file or a link beside checkpoints: restored with them, never instead of them."""
+"""Small text, code, a picture, a link: restored beside checkpoints, never instead of one."""
 
 _COMPANION = re.compile(
     r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
 )
 _COMPANION_LIMIT = 1024 * 1024
+_ASIDE = re.compile(
+    r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp)", re.IGNORECASE
+)
+"""Code, pages and pictures, of whatever size: no trainer goes on from these."""
 
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
@@ -281,7 +285,7 @@ def _groups(folder: Folder) -> Iterator[Unit]:
 
 def could_be_set(folder: Folder) -> bool:
     """Whether there are files in an unknown directory and they belong together."""
-    if not folder.files:
+    if all(_ASIDE.fullmatch(name) for name in folder.files):
         return False
     if _STEP.fullmatch(folder.name):
         return True
@@ -377,7 +381,8 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
         path = folder.below(name)
         if path not in elsewhere:
             small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
-            yield Unit(path, COMPANION if small else LONE, (("", stat),))
+            beside = small or _ASIDE.fullmatch(name)
+            yield Unit(path, COMPANION if beside else LONE, (("", stat),))
     for name, target in folder.links.items():
         path = folder.below(name)
         if path not in elsewhere and link_stays_inside(path, target):

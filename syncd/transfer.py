@@ -274,6 +274,7 @@ class Transfer:
                 file.check()  # a revision that is gone is not worth another part
                 _go_on_unless(halt, flight)
                 yield data
+                del data  # one part at a time is in memory where they go one by one
 
         for piece in flight.pieces(blocks()):
             self._window.acquire()
@@ -285,6 +286,7 @@ class Transfer:
             # those that have landed are forgotten: of 64 GiB there are thousands to look at
             flying[:] = [one for one in flying if not (one.done() and one.exception() is None)]
             flying.append(job)
+            del piece
             if not self.store.capabilities.parallel_parts:
                 job.result()
             elif any(done.done() and done.exception() for done in flying):
@@ -325,9 +327,10 @@ class Transfer:
     def part_size(self, size: int) -> int:
         """Bytes of each part of an upload of ``size`` bytes, within the store's limits."""
         can = self.store.capabilities
-        wanted = max(SINGLE_PUT, can.min_part_size, -(-size // can.max_parts))
+        usual = max(SINGLE_PUT, can.min_part_size, can.good_part_size)
+        wanted = max(usual, -(-size // can.max_parts))
         step = can.part_multiple
-        if wanted > max(SINGLE_PUT, can.min_part_size):
+        if wanted > usual:
             step *= -(-MIB // step)  # of a file that grows the parts mostly stay as long
         part = -(-wanted // step) * step
         if part > can.max_part_size:
@@ -342,10 +345,9 @@ def _go_on_unless(halt: threading.Event | None, flight: Flight) -> None:
 
 def _read_parts(file: Reader, size: int, part: int) -> Iterator[bytes]:
     left = size
-    while left:
-        count = min(part, left)
-        yield file.read_exactly(count)
-        left -= count
+    while left:  # nothing here holds a part while the next one is read
+        yield file.read_exactly(min(part, left))
+        left -= min(part, left)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,9 @@ class Flight:
     def pieces(self, blocks: Iterable[bytes]) -> Iterator[Fresh | Same]:
         """What is missing of the file, whose parts are ``blocks``: to be sent, or to be copied."""
         row: list[Arrived] = []
-        for number, data in enumerate(blocks, start=1):
+        number = 0
+        for data in blocks:
+            number += 1  # noqa: SIM113  (enumerate would hold a part while the next one is read)
             part, base = self.digest(number, data), self.base
             held = self.holds(part, data)
             same = not held and base is not None and base.has(part, data)
@@ -134,6 +136,7 @@ class Flight:
                 row.append(part)
             elif not held:
                 yield Fresh(part, data[shared:] if shared else data)
+            del data
         if row and self.base:
             yield Same(self.base, row)
 

@@ -37,6 +37,7 @@ class Capabilities:
     parallel_parts    the parts of one Upload may be sent in any order, from several threads
     resumable         ``resume_upload`` takes up what another process has begun
     min_part_size     smallest part but the last, in bytes
+    good_part_size    parts of at least this many bytes keep the line busy; 0: of any length do
     max_part_size     largest part, in bytes
     max_parts         most parts of one upload
     part_multiple     every part but the last is a multiple of this many bytes
@@ -53,6 +54,7 @@ class Capabilities:
     parallel_parts: bool = True
     resumable: bool = True
     min_part_size: int = 5 * 1024 * 1024
+    good_part_size: int = 0
     max_part_size: int = 5 * 1024 * 1024 * 1024
     max_parts: int = 10_000
     part_multiple: int = 1

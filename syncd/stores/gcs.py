@@ -76,6 +76,7 @@ class GCSStore(SideBySide):
             conditional_copy=True,
             parallel_parts=False,
             min_part_size=256 * 1024,
+            good_part_size=16 * 1024 * 1024,  # one goes after the other's answer
             max_parts=1_000_000,
             part_multiple=256 * 1024,
             append_from=1,

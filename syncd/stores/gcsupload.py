@@ -36,11 +36,13 @@ class GCSUpload(NoRanges):
         self._size = size
         self._generation = generation
         self._number = 0
-        self._part = b""
-        self._offset = 0  # bytes before the newest part
+        self._part = b""  # the newest one, until the server has all of it
+        self._length = 0  # of it
+        self._offset = 0  # bytes before it
         self._stored = 0  # bytes that the server is known to have
         self._uncertain = False  # whether an answer was lost, and the server must be asked
-        self._crc32c = 0
+        self._crc32c = 0  # of what is before the newest part
+        self._crc32c_after = 0
         self._made: dict[str, Any] | None = None
 
     def take_up(self) -> None:
@@ -54,33 +56,41 @@ class GCSUpload(NoRanges):
 
     def holds(self, number: int, data: Buffer) -> bool:
         """See Upload. That the server has the same bytes, its checksum of the whole proves."""
-        if self._stored < self._offset + len(self._part) + len(data):
+        if self._stored < self._offset + self._length + len(data):
             return False
         self._follow(number, data)
+        self._let_go()
         return True
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload. Of a part that the server has half of, only what is missing travels."""
         self._follow(number, data)
-        if self._offset + len(self._part) < self._size:
+        if self._offset + self._length < self._size:
             self._push()
+            self._let_go()
         return ""
+
+    def _let_go(self) -> None:
+        """What the server has is let go, but for the last chunk, which makes the object."""
+        if self._offset + self._length < self._size:
+            self._part = b""
 
     def _follow(self, number: int, data: Buffer) -> None:
         """Take the part that comes next, or the newest one again."""
         if number not in (self._number, self._number + 1):
             raise Permanent(f"{self.key}: part {number} does not follow part {self._number}")
         if number == self._number + 1:
-            self._offset += len(self._part)
-            self._crc32c = google_crc32c.extend(self._crc32c, self._part)
+            self._offset += self._length
+            self._crc32c = self._crc32c_after
             self._number = number
-        self._part = bytes(data)
-        if self._offset + len(self._part) > self._size:
+        self._part, self._length = bytes(data), len(data)
+        self._crc32c_after = google_crc32c.extend(self._crc32c, self._part)
+        if self._offset + self._length > self._size:
             raise Permanent(f"{self.key}: the parts are more than {self._size} bytes")
 
     def _push(self) -> dict[str, Any] | None:
         """Send what the server lacks of the newest part; the object, once there is one."""
-        end = self._offset + len(self._part)
+        end = self._offset + self._length
         if self._uncertain:
             made = self._note(self._request({"Content-Range": f"bytes */{self._size}"}))
             if made is not None:
@@ -126,12 +136,12 @@ class GCSUpload(NoRanges):
         if wanted not in (None, self._generation):
             self.abort()
             raise Conflict(f"{self.key}: the condition does not hold")
-        if self._offset + len(self._part) != self._size:
+        if self._offset + self._length != self._size:
             raise Permanent(f"{self.key}: parts are missing")
         made = self._made or self._push()
         if made is None:
             raise Transient(f"{self.key}: the server has all parts and makes no object of them")
-        crc32c = base64_crc32c(google_crc32c.extend(self._crc32c, self._part))
+        crc32c = base64_crc32c(self._crc32c_after)
         if int(made["size"]) != self._size or made.get("crc32c", crc32c) != crc32c:
             raise Corrupt(f"{self.key} arrived with other content", hint="it is sent again")
         modified = datetime.fromisoformat(made["updated"].replace("Z", "+00:00"))

@@ -155,7 +155,10 @@ def test_recipe_resumes_on_another_machine(machines: list[Machine], recipe: str)
         assert second.process.poll() is None, second.said()
         return "resumed at step" in second.said()
 
-    wait_until(has_resumed, "the restored step", patience=240)
+    try:
+        wait_until(has_resumed, "the restored step", patience=240)
+    except AssertionError:
+        pytest.fail(second.said())
     resumed = re.search(r"resumed at step (\d+)", second.said())
     assert resumed
     assert int(resumed[1]) in steps(newest), second.said()

@@ -354,6 +354,19 @@ def test_small_text_beside_checkpoints_only_accompanies_them(desk: Desk) -> None
     assert not found["run/gen-000005"].companion
 
 
+def test_code_and_pictures_are_no_checkpoints_whatever_their_size(desk: Desk) -> None:
+    """DeepSpeed copies two programs beside its steps at each save, after the steps."""
+    desk.write("run/global_step20/shard.bin")
+    desk.write("run/latest", "global_step20")
+    for script in ("zero_to_fp32.py", "zero_to_torch.py"):
+        desk.write(f"run/{script}", "print()\n" * 5000)
+    desk.write("run/plots/step_20/loss.png", b"\x89PNG" + bytes(2 << 20))
+    found = desk.units()
+    (whole,) = (path for path, unit in found.items() if not unit.companion)
+    assert whole == "run/global_step20"
+    assert len(found) == 4
+
+
 @pytest.mark.parametrize(
     "path",
     ["x.tmp", "x.partial", "x.dirty", "x.part", "x.__lock", ".hidden/x.pt", "tmp-checkpoint-5/x.pt",

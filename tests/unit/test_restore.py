@@ -132,6 +132,19 @@ def test_companions_come_back_beside_their_checkpoint(machine: Machine, tmp_path
     assert not (tmp_path / "two/run/old").is_symlink()
 
 
+def test_a_program_that_was_written_last_is_not_what_is_brought_back(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("ds/global_step20/shard.bin", b"x")
+    machine.write("ds/latest", "global_step20")
+    machine.commit_all()
+    machine.write("ds/zero_to_fp32.py", "print()\n")
+    machine.commit_all()
+    record = restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert record is not None
+    assert record.checkpoint == "ds/global_step20"
+    assert (tmp_path / "two/ds/zero_to_fp32.py").exists()
+
+
 def test_tracker_names_what_was_brought_back(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     machine.write("ds/global_step20/shard.bin", b"x")
