@@ -137,9 +137,11 @@ _COMPANION = re.compile(
 )
 _COMPANION_LIMIT = 1024 * 1024
 _ASIDE = re.compile(
-    r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp)", re.IGNORECASE
+    r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
+    r"|.*tfevents.*|core\.\d+|\.DS_Store",
+    re.IGNORECASE,
 )
-"""Code, pages and pictures, of whatever size: no trainer goes on from these."""
+"""Code, pages, pictures and logs, of whatever size: no trainer goes on from these."""
 
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""

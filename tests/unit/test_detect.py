@@ -367,6 +367,18 @@ def test_code_and_pictures_are_no_checkpoints_whatever_their_size(desk: Desk) ->
     assert len(found) == 4
 
 
+def test_logs_among_checkpoints_are_no_checkpoints(desk: Desk) -> None:
+    """As the Trainer of Hugging Face writes them, into `runs/` of its output directory."""
+    desk.write("out/checkpoint-10/trainer_state.json", '{"global_step": 10}')
+    desk.write("out/runs/Nov26_10-00-00_host/events.out.tfevents.17.host.1.0", b"x" * (2 << 20))
+    desk.write("out/wandb/run-1/run-abc.wandb")
+    desk.write("out/train.log")
+    found = desk.units()
+    (whole,) = (path for path, unit in found.items() if not unit.companion)
+    assert whole == "out/checkpoint-10"
+    assert len(found) == 4
+
+
 @pytest.mark.parametrize(
     "path",
     ["x.tmp", "x.partial", "x.dirty", "x.part", "x.__lock", ".hidden/x.pt", "tmp-checkpoint-5/x.pt",
