@@ -44,6 +44,7 @@ make_environment() {
     if usable "$python" && "$python" -c 'import pip' >/dev/null 2>&1; then return; fi
     base=$(find_python) || die "$EXIT_PYTHON" "no Python 3.10 or newer found" \
         "Debian, Ubuntu: apt-get install -y python3 python3-venv; or set PYTHON=/path/to/python3"
+    base=$(command -v "$base") # by its path: the new one may soon be the first of that name
     say "python     $("$base" -c 'import sys; print(sys.executable, sys.version.split()[0])'), environment $venv"
     mkdir -p "$(dirname "$venv")" 2>/dev/null || true
     made_over "$base" || die "$EXIT_PYTHON" "$base cannot make a virtual environment in $venv" \

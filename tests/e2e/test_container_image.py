@@ -6,6 +6,7 @@ What is needed for it and how: tests/container. Where it cannot be built, the re
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,12 @@ def test_any_user_may_run_it(start: Start, bucket: Bucket) -> None:
 
 
 def test_the_torch_of_the_base_is_the_torch_that_trains(start: Start) -> None:
-    words = "import torch; print(torch.__version__, torch.__file__)"
+    words = "import torch; print('torch', torch.__version__, torch.__file__)"
     asked = start("-c", words, options=("--entrypoint", "/opt/venv/bin/python"))
     assert asked.wait() == 0
-    version, place = asked.logs().splitlines()[-1].split()  # torch may warn before
+    told = re.search(r"^torch (\S+) (\S+)$", asked.logs(), re.MULTILINE)  # it may warn as well
+    assert told, asked.logs()
+    version, place = told.groups()
     assert "dist-packages" in place
     assert version.startswith(base.base_name().partition(":")[2].partition("-")[0])
 

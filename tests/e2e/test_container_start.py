@@ -664,6 +664,27 @@ def test_an_environment_over_an_environment_sees_its_torch(tmp_path: Path) -> No
     assert (done.stdout.split(), done.stderr) == (["image", str(own)], "")
 
 
+def test_an_environment_over_the_system_is_not_its_own_base(tmp_path: Path) -> None:
+    """In the image the new environment comes first on PATH, before there is one."""
+    own, system = tmp_path / "own", tmp_path / "system"
+    system.mkdir()
+    (system / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    script = f"""
+        set -Eeuo pipefail
+        export PATH={own}/bin:{system}:$PATH
+        venv={own} EXIT_PYTHON=10
+        say() {{ :; }}
+        die() {{ echo "$@" >&2; exit 1; }}
+        source {ROOT}/syncd/container/packages.sh
+        find_python() {{ printf python3; }}
+        make_environment
+        "$python" -c 'import sys; print(sys.prefix)'
+    """
+    done = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == ([str(own)], "")
+    assert not [*own.rglob("base-environment.pth")]
+
+
 @pytest.mark.parametrize(("provider", "extras"), [("local", "trainer"), ("s3", "trainer,s3")])
 def test_only_the_chosen_providers_packages_are_installed(
     project: Project, provider: str, extras: str
