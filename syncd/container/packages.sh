@@ -27,8 +27,8 @@ find_python() {
     return 1
 }
 
-# An environment over one with torch (Vast.ai's own images have theirs in /venv/main) sees what the
-# system has, not what that one has: Python follows an environment to its system alone.
+# An image may keep its torch in an environment, too. One that is made over it sees what the system
+# has, not what that one has: Python follows an environment to its system alone.
 readonly SEE_BASE='
 import pathlib, sys, sysconfig
 if sys.prefix != sys.base_prefix:

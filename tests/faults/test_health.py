@@ -49,13 +49,14 @@ def machines(folder: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
 def test_fault_is_red_with_its_reason_in_time(
     tmp_path: Path, request: pytest.FixtureRequest, fault: Callable[[Rig], str]
 ) -> None:
-    """A second look where the first was late: a shared machine stands still now and then."""
-    with machines(tmp_path, request) as rig:
-        took = red_after(rig, fault)
-    if took > BOUND:
-        with machines(tmp_path / "2", request) as rig:
-            took = red_after(rig, fault)
-    assert took <= BOUND
+    """A shared machine stands still now and then: where one look is late, two more may not be."""
+    took = []
+    for name in ("", "2", "3"):
+        with machines(tmp_path / name, request) as rig:
+            took.append(red_after(rig, fault))
+        if took[0] <= BOUND:
+            break
+    assert max(took[1:] or took) <= BOUND, took
 
 
 def red_after(rig: Rig, fault: Callable[[Rig], str]) -> float:

@@ -126,15 +126,15 @@ def test_six_hours_of_503(tmp_path: Path, seaweedfs: SeaweedFS) -> None:
 def test_black_hole(tmp_path: Path, seaweedfs: SeaweedFS) -> None:
     """Half a minute of what ``python -m tests.faults.blackhole`` does for ten.
 
-    The machine is shared: what is slow at one look by its neighbours is not so at both.
+    The machine is shared: where its neighbours may have slowed one look, two more must do.
     """
-    ratios = []
-    for name in ("one", "two"):
+    ratios: list[float] = []
+    for name in ("one", "two", "three"):
         seen = black_hole(0.5, seaweedfs, tmp_path / name)
         print(seen)
         assert seen.grown_mib < 10
         assert seen.connections <= 12
         ratios.append(seen.ratio)
-        if seen.ratio < 1.1:
+        if ratios[0] < 1.1:
             break
-    assert min(ratios) < 1.1, ratios
+    assert max(ratios[1:] or ratios) < 1.1, ratios
