@@ -83,7 +83,7 @@ def _medians(said: Path, turns: list[tuple[float, float]]) -> list[float]:
 
 def black_hole(minutes: float, server: SeaweedFS, home: Path) -> Seen:
     """One run; the bucket is made here."""
-    bucket = f"hole-{os.getpid()}"
+    bucket = f"hole-{os.getpid()}-{home.name}"
     server.client().create_bucket(Bucket=bucket)
     wire = Wire(server.port)
     url = server.url.replace(str(server.port), str(wire.port))
