@@ -63,7 +63,7 @@ class S3Store(SideBySide):
                 "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set",
                 hint="set both, or neither to use a profile or the machine's role",
             )
-        self._sdk: tuple[Any, Any] | None = None
+        self._sdks: dict[str, tuple[Any, Any]] = {}  # by the checksums that they send
         try:
             self._lean = s3road.told(bucket, environ)
         except (OSError, ValueError) as error:
@@ -77,16 +77,14 @@ class S3Store(SideBySide):
             copy_range=128 * 1024**2,
         )
 
-    def _open(self) -> tuple[Any, Any]:
+    def _open(self, plain: bool | None = None) -> tuple[Any, Any]:
         from syncd.stores import s3sdk
 
-        if self._sdk is None:
-            self._sdk = s3sdk.open_sdk(self._environ, self._proof.checksums)
-        return self._sdk
-
-    @property
-    def _client(self) -> Any:
-        return self._open()[0]
+        checksums = self._proof.checksums(plain)
+        known = self._sdks.get(checksums)
+        if known is None:
+            known = self._sdks[checksums] = s3sdk.open_sdk(self._environ, checksums)
+        return known
 
     def _road(self) -> Lean | None:
         """The lean road, if there is one; the SDK's credentials are asked for at first use."""
@@ -103,7 +101,7 @@ class S3Store(SideBySide):
                 return lean.call(operation, parameters)
             except Strange:
                 self._only_sdk()
-        return getattr(self._client, operation)(Bucket=self.bucket, **parameters)
+        return getattr(self._open()[0], operation)(Bucket=self.bucket, **parameters)
 
     def _only_sdk(self) -> None:
         self._lean, self._may_be_lean = None, False
@@ -169,7 +167,7 @@ class S3Store(SideBySide):
         parameters |= {"Key": checked_key(key), "Body": data}
         what, plain = f"{operation} {key}", self._proof.plain
         try:
-            answer = self._send_once(operation, data, parameters)
+            answer = self._send_once(operation, data, parameters, plain)
         except _failures() as error:
             if plain or not self._endpoint or not refuses_checksums(error):
                 raise translate(error, what) from error
@@ -177,8 +175,10 @@ class S3Store(SideBySide):
         self._bucket_seen = True
         return answer
 
-    def _send_once(self, operation: str, data: Buffer, parameters: Mapping[str, Any]) -> Any:
-        proof = {} if "ContentMD5" in parameters else self._proof.headers(data)
+    def _send_once(
+        self, operation: str, data: Buffer, parameters: Mapping[str, Any], plain: bool
+    ) -> Any:
+        proof = {} if "ContentMD5" in parameters else self._proof.headers(data, plain)
         proven = {**parameters, **proof}
         lean = self._road()
         if lean:
@@ -187,10 +187,10 @@ class S3Store(SideBySide):
             except Strange:
                 self._only_sdk()
         proven.pop("ChecksumCRC32", None)  # the SDK computes it, in the form that it prefers
-        if not self._proof.plain:
+        if not plain:
             proven.pop("ContentMD5", None)  # and has told the upload of it
         proven["Body"] = data if isinstance(data, bytes | bytearray) else bytes(data)
-        return getattr(self._client, operation)(Bucket=self.bucket, **proven)
+        return getattr(self._open(plain)[0], operation)(Bucket=self.bucket, **proven)
 
     def _without_checksums(
         self, operation: str, data: Buffer, parameters: Mapping[str, Any], what: str
@@ -202,7 +202,7 @@ class S3Store(SideBySide):
         """
         try:
             with self._plainly():
-                return self._send_once(operation, data, parameters)
+                return self._send_once(operation, data, parameters, True)
         except _failures() as error:
             raise translate(error, what) from error
 
@@ -234,12 +234,11 @@ class S3Store(SideBySide):
     def _plainly(self) -> Iterator[None]:
         """Speak as older stores do, and keep to that if it is accepted; one thread finds out."""
         with self._finding_out:
-            sdk, known = self._sdk, self._proof.plain
-            self._sdk, self._proof.plain = sdk if known else None, True
+            known, self._proof.plain = self._proof.plain, True
             try:
                 yield
             except BaseException:
-                self._sdk, self._proof.plain = sdk, known
+                self._proof.plain = known
                 raise
 
     def resume_upload(
@@ -390,8 +389,8 @@ class S3Store(SideBySide):
         """See ObjectStore."""
         if self._lean:
             self._lean.close()
-        if self._sdk:
-            self._sdk[0].close()
+        for client, _ in list(self._sdks.values()):
+            client.close()
 
 
 def _failures() -> tuple[type[Exception], ...]:

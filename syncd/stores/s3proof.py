@@ -36,10 +36,9 @@ class Proof:
         self.plain = False
         """Whether the store has refused the newer checksums, and Content-MD5 is sent instead."""
 
-    @property
-    def checksums(self) -> str:
+    def checksums(self, plain: bool | None = None) -> str:
         """The SDK's word for what is sent along."""
-        return "when_required" if self.plain else self._wanted
+        return "when_required" if (self.plain if plain is None else plain) else self._wanted
 
     @property
     def algorithm(self) -> dict[str, str]:
@@ -51,9 +50,9 @@ class Proof:
         told = not self.plain and self._wanted == "when_supported"
         return {"ChecksumAlgorithm": "CRC32"} if told else {}
 
-    def headers(self, data: Buffer) -> dict[str, str]:
+    def headers(self, data: Buffer, plain: bool | None = None) -> dict[str, str]:
         """The checksum of a body by which the store verifies what has arrived."""
-        if self.plain:
+        if self.plain if plain is None else plain:
             return md5(data)
         return {"ChecksumCRC32": _crc32(data)} if self._wanted == "when_supported" else {}
 
@@ -69,7 +68,7 @@ class Proof:
             raise Corrupt(f"{key} arrived with another checksum", hint="it is sent again")
         if (crc32 and self._amazon) or self._etag_is_md5 is False:
             return True
-        if self.checksums == "when_supported" and self._is_verified(key, len(data)):
+        if self.checksums() == "when_supported" and self._is_verified(key, len(data)):
             return True
         etag = version_of(answer["ETag"])
         if len(etag) != 32 or "kms" in answer.get("ServerSideEncryption", ""):

@@ -23,7 +23,7 @@ def test_a_data_file_comes_back_proven_or_not_at_all(tmp_path: Path) -> None:
     assert (other.disk / "data" / "market.csv").read_bytes() == content
 
     stored = bucket / "eigen2" / "data" / "market.csv"
-    stored.write_bytes(content[:-1] + b"!")
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = other.syncd("data", "get", "market.csv", "--to", "again.csv")
     assert done.returncode == 1
     assert "is not what its digest says" in done.stderr

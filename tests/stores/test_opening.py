@@ -183,7 +183,7 @@ def test_a_rotated_credentials_file_is_read_afresh(
     for key in ("first", "second"):
         path.write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=s\n")
         store: Any = open_store("s3", "bucket", env)
-        seen.append(store._client._request_signer._credentials.access_key)
+        seen.append(store._open()[0]._request_signer._credentials.access_key)
         store.close()
     assert seen == ["first", "second"]
 

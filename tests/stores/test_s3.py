@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import email.utils
 import hashlib
+import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -26,7 +27,7 @@ from syncd.errors import (
     StoreError,
     Transient,
 )
-from syncd.stores import open_store, s3copy, s3road
+from syncd.stores import open_store, s3copy, s3road, s3sdk
 from syncd.stores.base import Body, IfAbsent, ObjectInfo
 from syncd.stores.s3 import S3Store
 from syncd.stores.s3errors import translate
@@ -224,10 +225,22 @@ def test_a_store_that_refuses_checksums_gets_content_md5(refusal: tuple[int, str
 
 
 @pytest.mark.parametrize("only_sdk", [False, True], ids=["lean", "sdk"])
-def test_threads_that_meet_the_refusal_at_once_all_get_through(only_sdk: bool) -> None:
+def test_threads_that_meet_the_refusal_at_once_all_get_through(
+    only_sdk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = s3sdk.open_sdk
+
+    def open_late(environ: Mapping[str, str], checksums: str) -> tuple[Any, Any]:
+        made = real(environ, checksums)
+        if checksums == "when_supported" and next(opened):
+            threading.Event().wait(0.1)  # ready after the first has been refused
+        return made
+
+    monkeypatch.setattr(s3sdk, "open_sdk", open_late)
     server = OldServer((411, "MissingContentLength"))
     try:
-        for turn in range(5):
+        for turn in range(3):
+            opened = itertools.count()
             one, many = (cast("S3Store", open_old(server)) for _ in range(2))
             for store in (one, many) if only_sdk else ():
                 store._only_sdk()
@@ -240,7 +253,7 @@ def test_threads_that_meet_the_refusal_at_once_all_get_through(only_sdk: bool) -
             assert len(server.puts) - before == 17, "the first shows it to all others"
             one.close()
             many.close()
-        assert len(server.objects) == 5 * 32
+        assert len(server.objects) == 3 * 32
     finally:
         server.shutdown()
         server.server_close()
