@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from syncd.companions import accompanies, all_accompany, could_be_set
 from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
 
@@ -130,24 +131,8 @@ LONE = Profile("file")
 """A file by itself: complete after quiet time, once its format is whole."""
 
 COMPANION = Profile("companion")
-"""Small text, code, a picture, a link: restored beside checkpoints, never instead of one."""
-
-_COMPANION = re.compile(
-    r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
-)
-_COMPANION_LIMIT = 1024 * 1024
-_ASIDE = re.compile(
-    r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
-    r"|.*tfevents.*|core\.\d+|\.DS_Store",
-    re.IGNORECASE,
-)
-"""Code, pages, pictures and logs, of whatever size: no trainer goes on from these."""
-
-_SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
-"""Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
-
-_STEP = re.compile(r".*\d+")
-"""A directory named after a step or an epoch holds one set of files."""
+"""Small text, code, a picture, a link, or a directory of nothing else (``tokenizer``): restored
+beside checkpoints, never instead of one."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +153,8 @@ class Unit:
     @property
     def lone(self) -> bool:
         """Whether it is a single file or link rather than a directory."""
-        return self.profile in (LONE, COMPANION)
+        here = any(path == "" for path, _ in (*self.files, *self.links))
+        return self.profile is LONE or (self.profile is COMPANION and here)
 
     @property
     def nameable(self) -> bool:
@@ -285,15 +271,6 @@ def _groups(folder: Folder) -> Iterator[Unit]:
                 yield Unit(folder.below(name), Profile(group.name), files, beside=True)
 
 
-def could_be_set(folder: Folder) -> bool:
-    """Whether there are files in an unknown directory and they belong together."""
-    if all(_ASIDE.fullmatch(name) for name in folder.files):
-        return False
-    if _STEP.fullmatch(folder.name):
-        return True
-    return not all(_SERIES.fullmatch(name) for name in folder.files)
-
-
 @dataclass
 class _Open:
     """A folder whose checkpoints are being gathered, and what is known of it so far."""
@@ -341,7 +318,9 @@ def units(
             child = here.folder
             chain.pop()
             if here.may_be_set and not here.known and here.parent is not None:
-                yield from _hand_up(chain, _whole(child, SET, here.parent))
+                yield from _hand_up(
+                    chain, _whole(child, COMPANION if all_accompany(child) else SET, here.parent)
+                )
             else:
                 for unit in lone_units(child, here.trackers):
                     yield from _hand_up(chain, unit)
@@ -382,9 +361,7 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
     for name, stat in folder.files.items():
         path = folder.below(name)
         if path not in elsewhere:
-            small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
-            beside = small or _ASIDE.fullmatch(name)
-            yield Unit(path, COMPANION if beside else LONE, (("", stat),))
+            yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))
     for name, target in folder.links.items():
         path = folder.below(name)
         if path not in elsewhere and link_stays_inside(path, target):

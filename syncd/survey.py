@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from syncd.clock import Clock
+from syncd.companions import could_be_set
 from syncd.profiles import (
     COMPANION,
     LONE,
     SET,
     Unit,
-    could_be_set,
     lone_units,
     may_become,
     profile_of,

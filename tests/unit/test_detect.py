@@ -354,6 +354,26 @@ def test_small_text_beside_checkpoints_only_accompanies_them(desk: Desk) -> None
     assert not found["run/gen-000005"].companion
 
 
+def test_a_directory_of_small_text_only_accompanies_checkpoints(desk: Desk) -> None:
+    """Tokenizers, what MLflow and W&B keep: written after the checkpoint, and no one's state."""
+    desk.write("out/unet/model.bin")
+    desk.write("out/unet/config.json", "{}")
+    for text in ("tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/sub/scheduler.json"):
+        desk.write(f"out/{text}", "{}")
+    desk.write("out/mlruns/0/meta.yaml", "id: 0")
+    desk.write("out/mlruns/0/abc/metrics/loss", "1 2 3")
+    desk.write("out/wandb/run-17/files/config.yaml", "a: 1")
+    desk.write("out/mine/weights", "no word of what it is")
+    desk.write("xgb/step-5/model.json", "{}")
+    desk.write("rounds/notes.json", "{}")
+    desk.write("rounds/7/model.json", "{}")
+    found = desk.units()
+    checkpoints = {path for path, unit in found.items() if not unit.companion}
+    assert checkpoints == {"out/unet", "out/mine", "xgb/step-5", "rounds"}
+    assert {"out/tokenizer", "out/mlruns/0", "out/wandb/run-17/files"} < set(found)
+    assert not found["out/tokenizer"].lone
+
+
 def test_code_and_pictures_are_no_checkpoints_whatever_their_size(desk: Desk) -> None:
     """DeepSpeed copies two programs beside its steps at each save, after the steps."""
     desk.write("run/global_step20/shard.bin")

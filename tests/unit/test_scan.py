@@ -12,13 +12,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from syncd.companions import all_accompany, could_be_set
 from syncd.profiles import (
     COMPANION,
     LONE,
     SET,
     Unit,
     _whole,
-    could_be_set,
     lone_units,
     profile_of,
     units,
@@ -45,7 +45,7 @@ def plainly(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
     inner = [unit for child in folder.folders.values() for unit in plainly(child, folder)]
     known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner)
     if parent and not known and could_be_set(folder):
-        yield _whole(folder, SET, parent)
+        yield _whole(folder, COMPANION if all_accompany(folder) else SET, parent)
         return
     yield from inner
     yield from lone_units(folder, {unit.tracker for unit in inner if unit.tracker})

@@ -1,0 +1,57 @@
+"""What only accompanies checkpoints, by names and sizes: nothing that a trainer goes on from."""
+
+from __future__ import annotations
+
+import re
+
+from syncd.scan import Folder, Stat
+
+_COMPANION = re.compile(
+    r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
+)
+_COMPANION_LIMIT = 1024 * 1024
+_ASIDE = re.compile(
+    r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
+    r"|.*tfevents.*|core\.\d+|\.DS_Store|(tokenizer|spiece)\.model",
+    re.IGNORECASE,
+)
+"""Code, pages, pictures, logs, words: of whatever size, no trainer goes on from these."""
+
+_SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
+"""Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
+
+_STEP = re.compile(r".*\d+")
+"""A directory named after a step or an epoch holds one set of files."""
+
+_RECORDERS = {"mlruns", "wandb"}
+"""Folders of those who keep record of experiments, where numbers name no steps."""
+
+
+def accompanies(name: str, stat: Stat) -> bool:
+    """Whether no trainer goes on from a file, as far as its name and size tell."""
+    small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
+    return bool(small or _ASIDE.fullmatch(name))
+
+
+def all_accompany(folder: Folder) -> bool:
+    """Whether all that lies below a directory which nobody's profile fits accompanies others.
+
+    Some trainers keep each step as small text, or in files whose names tell nothing.
+    """
+    parts = [part for _, part in folder.walk()]
+    files = [file for part in parts for file in part.files.items()]
+    if any(part.unfinished for part in parts) or not all(accompanies(*file) for file in files):
+        return False
+    if not _RECORDERS.isdisjoint(folder.path.split("/")):
+        return True
+    steps = any(_STEP.fullmatch(part.name) for part in parts)
+    return not steps and all("." in name for name, _ in files)
+
+
+def could_be_set(folder: Folder) -> bool:
+    """Whether there are files in an unknown directory and they belong together."""
+    if all(_ASIDE.fullmatch(name) for name in folder.files):
+        return False
+    if _STEP.fullmatch(folder.name):
+        return True
+    return not all(_SERIES.fullmatch(name) for name in folder.files)
