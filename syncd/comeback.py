@@ -21,9 +21,9 @@ from syncd.profiles import COMPANION, Unit, units
 from syncd.reader import digest_file
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
-from syncd.retention import series, step_of
 from syncd.scan import Stat, scan
 from syncd.seat import newest_seen
+from syncd.series import series, step_of
 from syncd.transfer import Transfer
 from syncd.unproven import UnprovenRestorer
 

@@ -30,8 +30,9 @@ from syncd.pipeline import Ends, Pipeline
 from syncd.probe import known_conditions, restrict
 from syncd.profiles import COMPANION, Unit, units
 from syncd.records import Layout
-from syncd.retention import Retention, prune_local, series
+from syncd.retention import Retention, prune_local
 from syncd.scan import scan
+from syncd.series import series
 from syncd.snapshot import Snapshots
 from syncd.stores.attempts import Circuit
 from syncd.stores.base import ObjectStore

@@ -23,7 +23,7 @@ from syncd.errors import Corrupt, StoreError
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
-from syncd.retention import series, step_of
+from syncd.series import series, step_of
 from syncd.transfer import Transfer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3

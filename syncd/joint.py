@@ -36,8 +36,8 @@ from syncd.parts import (
 from syncd.profiles import Unit
 from syncd.ranks import RankSeat, same_files
 from syncd.records import CommitRecord, Layout
-from syncd.retention import series, step_of
 from syncd.seat import Seat
+from syncd.series import series, step_of
 from syncd.snapshot import Snapshot
 from syncd.stores.base import ObjectStore
 from syncd.transfer import Transfer

@@ -16,6 +16,7 @@ from functools import cached_property
 from syncd.companions import accompanies, all_accompany, could_be_set
 from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
+from syncd.together import gathered
 
 
 @dataclass(frozen=True)
@@ -358,10 +359,13 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
     for unit in _groups(folder):
         elsewhere |= {unit.below(name) for name, _ in unit.files}
         yield unit
-    for name, stat in folder.files.items():
+    left = {n: stat for n, stat in folder.files.items() if folder.below(n) not in elsewhere}
+    for head, names in list(gathered(left)):
+        files = tuple((name, left.pop(name)) for name in names)
+        yield Unit(folder.below(head), SET, files, beside=True)
+    for name, stat in left.items():
         path = folder.below(name)
-        if path not in elsewhere:
-            yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))
+        yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))
     for name, target in folder.links.items():
         path = folder.below(name)
         if path not in elsewhere and link_stays_inside(path, target):

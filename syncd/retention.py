@@ -8,7 +8,6 @@ crash half way leaves nothing behind for ever.
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import shutil
 from collections import Counter, defaultdict
@@ -24,6 +23,7 @@ from syncd.numbering import STEP
 from syncd.parts import all_parts, all_ranks
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
+from syncd.series import is_milestone, series
 from syncd.stores.base import ObjectStore, PendingUpload
 
 log = logging.getLogger(__name__)
@@ -39,39 +39,6 @@ _STALE_VIEW = 300.0
 def is_forgotten(upload: PendingUpload, now: float) -> bool:
     """Whether an upload is so old that no machine goes on with it any more."""
     return upload.started < now - UPLOAD_GRACE
-
-
-def series(checkpoint: str) -> str:
-    """What a checkpoint is one of: its path with the numbers of the last part left out.
-
-    >>> series("run7/gen-000015")
-    'run7/gen-#'
-    """
-    parent, slash, name = checkpoint.rpartition("/")
-    return parent + slash + re.sub(r"\d+", "#", name)
-
-
-def is_milestone(checkpoint: str, every: int | None) -> bool:
-    """Whether a checkpoint's step, the last number of its name, is a multiple of ``every``.
-
-    >>> is_milestone("run7/gen-000500", 100), is_milestone("epoch=1-step=250.h5", 100)
-    (True, False)
-    """
-    if not every:
-        return False
-    step = step_of(checkpoint)
-    return step >= 0 and step % every == 0
-
-
-def step_of(checkpoint: str) -> int:
-    """The last number of a checkpoint's name; -1 where there is none.
-
-    >>> step_of("run7/gen-000015"), step_of("epoch=1-step=250.h5"), step_of("run7/last")
-    (15, 250, -1)
-    """
-    name = re.sub(r"\.[A-Za-z]\w*$", "", checkpoint.rpartition("/")[2])
-    numbers = re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else -1
 
 
 def doomed(

@@ -22,7 +22,7 @@ from syncd.journal import Journal
 from syncd.numbering import next_in_slot
 from syncd.parting import parting
 from syncd.records import UNREADABLE, CommitRecord, Layout, check_record
-from syncd.retention import series
+from syncd.series import series
 
 _UNDER_WAY = "append under way"
 """Fact of the journal: a record was sent to the log, and its outcome is not known."""

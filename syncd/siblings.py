@@ -18,7 +18,7 @@ from syncd.journal import Journal
 from syncd.parts import files_of
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
-from syncd.retention import series
+from syncd.series import series
 
 Files = Mapping[str, tuple[int, int]]
 """Size in bytes and time of modification in nanoseconds, by path below the checkpoint."""

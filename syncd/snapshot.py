@@ -18,8 +18,8 @@ from pathlib import Path
 
 from syncd.errors import Changed
 from syncd.profiles import Unit
-from syncd.retention import series
 from syncd.scan import Stat
+from syncd.series import series
 
 _FICLONE = 0x40049409
 """Linux, linux/fs.h: let two files share their blocks."""

@@ -44,8 +44,11 @@ MARKED = (
 )  # fmt: skip
 """Writers whose last act is known."""
 
-LONE = ("lone_in_place", "lightning", "ultralytics", "keras", "stable_baselines3")
-"""Writers of files that are checkpoints by themselves: what comes late is another one."""
+LONE = (
+    "lone_in_place", "lightning", "ultralytics", "keras", "stable_baselines3", "files_in_place",
+    "adversaries",
+)  # fmt: skip
+"""Writers of files in a folder of many checkpoints: what comes late is another one."""
 
 SETTLE = 0.3
 _PATIENCE = 20.0

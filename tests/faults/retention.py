@@ -28,8 +28,9 @@ from syncd.clock import SystemClock
 from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
 from syncd.restore import Restorer
-from syncd.retention import UPLOAD_GRACE, Retention, prune_local, series
+from syncd.retention import UPLOAD_GRACE, Retention, prune_local
 from syncd.scan import scan
+from syncd.series import series
 from syncd.unproven import mark_begun
 from tests.faults.simstore import SimStore
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, tree

@@ -207,6 +207,26 @@ def set_in_place(disk: Disk, content: Content) -> Units:
     return [paths]
 
 
+@_writer(proven=False, quiet=True)
+def files_in_place(disk: Disk, content: Content) -> Units:
+    """What most loops written by hand do: a file of each, at the root, written over."""
+    paths = ["model.pt", "optimizer.pt"]
+    for path in paths:
+        disk.write(path, *content.torch(path, 0.5))
+    return [paths]
+
+
+@_writer(proven=False, quiet=True)
+def adversaries(disk: Disk, content: Content) -> Units:
+    """Two networks of one epoch, at the root; the one that comes last is not the last by name."""
+    paths = [f"net{name}_epoch_{content.save}.pth" for name in "GD"]
+    for path in paths:
+        disk.write(path, *content.torch(path[:4], 0.5))
+    disk.remove(f"netG_epoch_{content.save - 3}.pth")
+    disk.remove(f"netD_epoch_{content.save - 3}.pth")
+    return [paths]
+
+
 def write_for_ever(
     writer: Writer,
     root: Path,

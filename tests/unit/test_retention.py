@@ -13,8 +13,9 @@ from syncd.clock import SystemClock
 from syncd.errors import Corrupt
 from syncd.profiles import units
 from syncd.records import CommitRecord
-from syncd.retention import Retention, is_milestone, prune_local, series
+from syncd.retention import Retention, prune_local
 from syncd.scan import scan
+from syncd.series import is_milestone, series
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
 

@@ -1,0 +1,71 @@
+"""Which files of a folder make one checkpoint, by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncd.profiles import units
+from syncd.scan import scan
+from tests.workbench import Machine, restore_newest, tree
+
+CASES = {
+    "networks of one epoch": ["netG_epoch_5.pth netD_epoch_5.pth", "netG_6.pth netD_6.pth"],
+    "generator and discriminator": ["G_1000.pth D_1000.pth", "latest_net_G.pth latest_net_D.pth"],
+    "a rank's own, and text": ["model_000100.pt optim_000100_rank0.pt meta_000100.json"],
+    "agents": ["agent_0_gen5.pth agent_1_gen5.pth", "agent_0_gen6.pth agent_1_gen6.pth"],
+    "written over": ["model.pt optimizer.pt scheduler.pt", "config.json"],
+    "moments": ["best_model.pt best_optim.pt", "last_model.pt last_optim.pt"],
+    "moments, whole each": ["best.pt", "last.pt", "epoch10.pt"],
+    "Lightning": ["epoch=1-step=10.ckpt", "epoch=2-step=20.ckpt", "last.ckpt"],
+    "Lightning again": ["epoch=1-step=10.ckpt", "epoch=1-step=10-v1.ckpt"],
+    "MMDetection": ["epoch_10.pth", "best_bbox_mAP_epoch_10.pth", "epoch_11.pth"],
+    "timm": ["checkpoint-10.pth.tar", "checkpoint-11.pth.tar", "last.pth.tar", "best.pth.tar"],
+    "Ultralytics": ["last.pt", "best.pt", "yolov8n.pt"],
+    "TensorFlow": ["ckpt-1.index ckpt-1.data-00000-of-00001", "ckpt-2.index"],
+    "Hugging Face, at the end": ["model.safetensors training_args.bin", "config.json"],
+    "shards": ["model-00001-of-00002.safetensors model-00002-of-00002.safetensors optimizer.pt"],
+    "perhaps always open": ["model.pt optimizer.pt", "replay.bin", "optuna.db", "memory.npy"],
+    "a database has no step": ["model_1.pt optim_1.pt", "study_1.db"],
+    "names by chance": ["3f2a9c1b7d.npz", "9c1b7d3f2a.npz"],
+    "one kind": ["model_10.pt", "model_20.pt"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", CASES.values(), ids=CASES)
+def test_what_belongs_together(names: list[str], tmp_path: Path) -> None:
+    for name in " ".join(names).split():
+        (tmp_path / name).write_bytes(b"x")
+    found = scan(tmp_path)
+    assert found
+    checkpoints = [{path or unit.path for path, _ in unit.files} for unit in units(found)]
+    assert sorted(map(sorted, checkpoints)) == sorted(sorted(line.split()) for line in names)
+
+
+def test_one_that_others_are_still_to_come_to_is_not_committed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for name in ("netG_epoch_1.pth", "netD_epoch_1.pth"):
+        machine.write(name, b"\x80\x02.")
+    (first,) = machine.commit_all()
+    assert [entry.path for entry in first.files] == ["netD_epoch_1.pth", "netG_epoch_1.pth"]
+    machine.write("netG_epoch_2.pth", b"\x80\x02.")
+    assert machine.commit_all() == []
+    machine.write("netD_epoch_2.pth", b"\x80\x02.")
+    (second,) = machine.commit_all()
+    assert second.checkpoint == "netG_epoch_2.pth"
+    assert len(second.files) == 2
+
+
+def test_files_that_are_written_over_come_back_of_one_save(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for content in (b"\x80\x02N.", b"\x80\x02K\x01."):
+        machine.write("model.pt", content)
+        machine.write("optimizer.pt", content)
+        (record,) = machine.commit_all()
+        assert record.checkpoint == "model.pt"
+        restore_newest(machine.bucket, tmp_path / f"back-{record.seq}")
+        assert set(tree(tmp_path / f"back-{record.seq}").values()) == {content}
+        assert len(tree(tmp_path / f"back-{record.seq}")) == 2
+    machine.write("model.pt", b"\x80\x02K\x02.")
+    assert machine.commit_all() == [], "the optimizer, written last before, is of the save before"
