@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.alongside import is_companion
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
@@ -17,7 +18,7 @@ from syncd.lock import AlreadyRunning, lock_state
 from syncd.opening import JOURNAL, open_journal, store_identity
 from syncd.parts import of_rank
 from syncd.place import alone, clear_staging, keep
-from syncd.profiles import COMPANION, Unit, units
+from syncd.profiles import Unit, units
 from syncd.reader import digest_file
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
@@ -131,7 +132,9 @@ class Comeback:
 
     def _together(self, root: Path, commits: list[CommitRecord | Corrupt], force: bool) -> int:
         """All machines go on from one commit: what lies on one disk alone counts for nothing."""
-        newest = next((c for c in commits if isinstance(c, CommitRecord) and not _small(c)), None)
+        newest = next(
+            (c for c in commits if isinstance(c, CommitRecord) and not is_companion(c)), None
+        )
         if newest and not force and _on_disk(root, newest):
             self._say(f"syncd: {newest.checkpoint} is on disk as committed; going on from it")
             self._put_aside(root, newest, commits)
@@ -195,8 +198,8 @@ class Comeback:
                 )
             if result.put_aside:
                 self._say(f"syncd: what was there before is kept as {result.put_aside}")
-            for companion in result.companions:
-                self._say(f"syncd: and beside it {companion.checkpoint}")
+            for other in result.beside:
+                self._say(f"syncd: and beside it {other.checkpoint}")
         if not results or any(result.record for result in results):
             return _OK
         self._say(f"syncd: nothing in {self._settings.title} is intact; nothing was restored")
@@ -272,7 +275,7 @@ class Comeback:
         tree = scan(root, self._settings.exclude)
         on_disk = {unit.path: unit for unit in units(tree)} if tree else {}
         for result in results:
-            for record in (result.record, *result.companions):
+            for record in (result.record, *result.beside):
                 unit = on_disk.get(record.checkpoint) if record else None
                 if record is None or unit is None:
                     continue
@@ -316,10 +319,6 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
-
-
-def _small(record: CommitRecord) -> bool:
-    return record.profile == COMPANION.name
 
 
 def _for_rank(record: CommitRecord, rank: int, request: Request) -> CommitRecord:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd import leftovers
+from syncd.alongside import is_companion
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
@@ -28,7 +29,7 @@ from syncd.packing import Packer, packer_for
 from syncd.parting import HINT
 from syncd.pipeline import Ends, Pipeline
 from syncd.probe import known_conditions, restrict
-from syncd.profiles import COMPANION, Unit, units
+from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local
 from syncd.scan import scan
@@ -175,7 +176,7 @@ class Engine:
         point = publisher.recovery_point()
         if point:
             log_of_all = self.journal.commits(self.layout)
-            own = (record for record in log_of_all if record.profile != COMPANION.name)
+            own = (record for record in log_of_all if not is_companion(record))
             self.health.recovered(point, own)
         else:
             mark_begun(store, self.layout)

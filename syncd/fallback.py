@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Protocol
 
+from syncd.alongside import is_companion
 from syncd.comeback import Comeback, Request, newest_local
 from syncd.commitlog import CommitLog
 from syncd.config import Settings
 from syncd.errors import Corrupt, StoreError
-from syncd.profiles import COMPANION
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.series import series, step_of
@@ -232,7 +232,7 @@ def _written(record: CommitRecord) -> int:
 
 
 def _counts(record: CommitRecord | Corrupt) -> bool:
-    return isinstance(record, CommitRecord) and record.profile != COMPANION.name
+    return isinstance(record, CommitRecord) and not is_companion(record)
 
 
 def _content(record: CommitRecord) -> tuple[str, frozenset[tuple[str, int, str]]]:

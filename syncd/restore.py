@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from syncd.alongside import Alongside, is_companion
 from syncd.commitlog import CommitLog, refuse_locked, removed, rolled_back
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
 from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream, proven
@@ -29,7 +30,7 @@ from syncd.place import (
     remove,
     take_place,
 )
-from syncd.profiles import COMPANION, by_name
+from syncd.profiles import by_name
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.stores.base import ObjectStore
 from syncd.stores.durable import sync_folder
@@ -65,7 +66,8 @@ class Restored:
     put_aside: Path | None = None
     """Where that lies now which was in the checkpoint's place."""
 
-    companions: list[CommitRecord] = field(default_factory=list)
+    beside: list[CommitRecord] = field(default_factory=list)
+    """What was brought beside it."""
 
 
 class Restorer:
@@ -117,12 +119,12 @@ class Restorer:
         root: Path,
         replace: Replace = Replace.NO,
     ) -> Restored:
-        """Restore the first of ``commits`` that is intact, and the companions it had.
+        """Restore the first of ``commits`` that is intact, and what lay beside it.
 
         Permanent if its place is taken and ``replace`` does not allow to take it.
         """
         result = Restored()
-        candidates = [c for c in commits if isinstance(c, Corrupt) or not _companion(c)]
+        candidates = [c for c in commits if isinstance(c, Corrupt) or not is_companion(c)]
         if not any(isinstance(c, CommitRecord) for c in candidates):
             candidates = list(commits)
         for commit in candidates:
@@ -135,7 +137,7 @@ class Restorer:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.record = commit
-            self._restore_companions(result, commit, commits, root)
+            self._restore_beside(result, commit, commits, root)
             break
         return result
 
@@ -150,8 +152,7 @@ class Restorer:
             check_parents(root, record.checkpoint)
             with suppress(FileNotFoundError):
                 (root / record.checkpoint).lstat()
-        places = [record.checkpoint, *(record.below(entry.path) for entry in record.files)]
-        taken = next((root / place for place in places if os.path.lexists(root / place)), None)
+        taken = next((root / p for p in _places(record) if os.path.lexists(root / p)), None)
         if replace is Replace.NO and taken:
             raise Permanent(
                 f"{taken} is there already",
@@ -338,32 +339,33 @@ class Restorer:
                 return
         raise Corrupt(f"{entry.path or record.checkpoint}: no object has the committed content")
 
-    def _restore_companions(
+    def _restore_beside(
         self,
         result: Restored,
         record: CommitRecord,
         commits: Iterable[CommitRecord | Corrupt],
         root: Path,
     ) -> None:
-        """Bring the small files and links that lay beside a checkpoint, where nothing is yet."""
-        above = {str(parent) for parent in PurePosixPath(record.checkpoint).parents}
-        seen: set[str] = set()
+        """Bring what lay beside a checkpoint, where nothing is yet."""
+        alongside = Alongside(record)
         for commit in commits:
-            if isinstance(commit, Corrupt) or not _companion(commit) or commit.checkpoint in seen:
+            if isinstance(commit, Corrupt) or not alongside.wants(commit):
                 continue
-            seen.add(commit.checkpoint)
-            place = root / commit.checkpoint
-            beside = str(PurePosixPath(commit.checkpoint).parent) in above
-            if not beside or os.path.lexists(place):
+            if any(os.path.lexists(root / place) for place in _places(commit)):
+                alongside.has(commit)
                 continue
+            above = (root / commit.checkpoint).parent
+            if is_companion(commit) and any(
+                not (above / link.target).exists() for link in commit.links if not link.path
+            ):
+                continue  # it points to a checkpoint that was not brought back
             try:
-                if commit.links and not (place.parent / commit.links[0].target).exists():
-                    continue  # it points to a checkpoint that was not brought back
                 self.restore(commit, root)
-            except (Corrupt, Permanent, OSError) as error:
+            except (Corrupt, Permanent, ValueError, OverflowError, OSError) as error:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
-            result.companions.append(commit)
+            alongside.has(commit)
+            result.beside.append(commit)
 
 
 def _finish(fd: int, entry: FileEntry, name: str) -> None:
@@ -374,8 +376,9 @@ def _finish(fd: int, entry: FileEntry, name: str) -> None:
     os.fsync(fd)
 
 
-def _companion(record: CommitRecord) -> bool:
-    return record.profile == COMPANION.name
+def _places(record: CommitRecord) -> list[str]:
+    """Where it belongs, below the root."""
+    return [record.checkpoint, *(record.below(entry.path) for entry in record.files)]
 
 
 def _tracker(record: CommitRecord) -> tuple[str, str]:

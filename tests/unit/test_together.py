@@ -8,7 +8,7 @@ import pytest
 
 from syncd.profiles import units
 from syncd.scan import scan
-from tests.workbench import Machine, restore_newest, tree
+from tests.workbench import Machine, restore_newest, restorer, tree
 
 CASES = {
     "networks of one epoch": ["netG_epoch_5.pth netD_epoch_5.pth", "netG_6.pth netD_6.pth"],
@@ -69,3 +69,63 @@ def test_files_that_are_written_over_come_back_of_one_save(tmp_path: Path) -> No
         assert len(tree(tmp_path / f"back-{record.seq}")) == 2
     machine.write("model.pt", b"\x80\x02K\x02.")
     assert machine.commit_all() == [], "the optimizer, written last before, is of the save before"
+
+
+def write_over(machine: Machine, content: bytes) -> None:
+    for name in ("model.pt", "optimizer.pt"):
+        machine.write(name, b"\x80\x02" + content)
+
+
+def back(machine: Machine, target: Path) -> dict[str, bytes]:
+    assert restore_newest(machine.bucket, target)
+    return tree(target)
+
+
+def test_a_restore_brings_the_newest_of_each_file_that_lay_beside_it(tmp_path: Path) -> None:
+    """Nobody knows which of them the trainer goes on from."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    for name in ("epoch_1.pt", "epoch_2.pt", "best.pt", "other/run.pt"):
+        machine.write(name, b"\x80\x02N.")
+        machine.commit_all()
+    machine.write("replay.bin", b"written last")
+    machine.commit_all()
+    expected = {"model.pt", "optimizer.pt", "epoch_2.pt", "best.pt", "replay.bin"}
+    assert set(back(machine, tmp_path / "two")) == expected
+
+
+def test_a_file_that_is_written_last_does_not_hide_the_checkpoint_beside_it(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for path in ("step-1/a.bin", "step-2/a.bin", "elsewhere/step-9/a.bin"):
+        machine.write(path, path.encode())
+        machine.commit_all()
+    machine.write("study.db", b"SQLite, as far as anyone knows")
+    machine.commit_all()
+    assert set(back(machine, tmp_path / "two")) == {"study.db", "step-2/a.bin"}
+    machine.write("step-3/a.bin", b"newer than the study")
+    machine.commit_all()
+    assert set(back(machine, tmp_path / "three")) == {"study.db", "step-3/a.bin"}
+
+
+def test_what_is_there_already_stays_as_it_is(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    machine.commit_all()
+    machine.write("replay.bin", b"written last")
+    machine.commit_all()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/optimizer.pt").write_bytes(b"mine")
+    assert set(back(machine, tmp_path / "two")) == {"optimizer.pt", "replay.bin"}
+    assert (tmp_path / "two/optimizer.pt").read_bytes() == b"mine"
+
+
+def test_one_beside_it_that_is_not_intact_is_named_and_an_older_one_comes(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for name in ("epoch_1.pt", "epoch_2.pt", "last.bin"):
+        machine.write(name, b"\x80\x02N.")
+        assert machine.commit_all()
+    (machine.bucket / "eigen2/checkpoints/epoch_2.pt").write_bytes(b"changed")
+    way_back = restorer(machine.bucket)
+    result = way_back.restore_newest(way_back.commits(), tmp_path / "two")
+    assert set(tree(tmp_path / "two")) == {"epoch_1.pt", "last.bin"}
+    assert [words for words in result.rejected if "epoch_2.pt" in words]
