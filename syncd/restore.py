@@ -347,7 +347,7 @@ class Restorer:
         root: Path,
     ) -> None:
         """Bring what lay beside a checkpoint, where nothing is yet."""
-        alongside = Alongside(record)
+        alongside = Alongside(record, commits)
         for commit in commits:
             if isinstance(commit, Corrupt) or not alongside.wants(commit):
                 continue

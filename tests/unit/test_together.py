@@ -8,7 +8,7 @@ import pytest
 
 from syncd.profiles import units
 from syncd.scan import scan
-from tests.workbench import Machine, restore_newest, restorer, tree
+from tests.workbench import Machine, age, restore_newest, restorer, tree
 
 CASES = {
     "networks of one epoch": ["netG_epoch_5.pth netD_epoch_5.pth", "netG_6.pth netD_6.pth"],
@@ -84,8 +84,10 @@ def back(machine: Machine, target: Path) -> dict[str, bytes]:
 def test_a_restore_brings_the_newest_of_each_file_that_lay_beside_it(tmp_path: Path) -> None:
     """Nobody knows which of them the trainer goes on from."""
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    age(machine.write("other/run.pt", b"\x80\x02N."), 86400)
+    machine.commit_all()
     write_over(machine, b"N.")
-    for name in ("epoch_1.pt", "epoch_2.pt", "best.pt", "other/run.pt"):
+    for name in ("epoch_1.pt", "epoch_2.pt", "best.pt"):
         machine.write(name, b"\x80\x02N.")
         machine.commit_all()
     machine.write("replay.bin", b"written last")
@@ -96,8 +98,8 @@ def test_a_restore_brings_the_newest_of_each_file_that_lay_beside_it(tmp_path: P
 
 def test_a_file_that_is_written_last_does_not_hide_the_checkpoint_beside_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
-    for path in ("step-1/a.bin", "step-2/a.bin", "elsewhere/step-9/a.bin"):
-        machine.write(path, path.encode())
+    for days, path in ((2, "elsewhere/step-9/a.bin"), (1, "step-1/a.bin"), (0, "step-2/a.bin")):
+        age(machine.write(path, path.encode()), days * 86400)
         machine.commit_all()
     machine.write("study.db", b"SQLite, as far as anyone knows")
     machine.commit_all()
@@ -105,6 +107,28 @@ def test_a_file_that_is_written_last_does_not_hide_the_checkpoint_beside_it(tmp_
     machine.write("step-3/a.bin", b"newer than the study")
     machine.commit_all()
     assert set(back(machine, tmp_path / "three")) == {"study.db", "step-3/a.bin"}
+
+
+def test_what_was_written_at_the_time_comes_too_wherever_it_lies(tmp_path: Path) -> None:
+    """The memory of DreamerV3 lies beside its networks, those of BasicSR in a third folder."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    saves = [
+        (90, "old/run.bin"),
+        (80, "old/run.bin"),
+        (50, "ckpt/agent.bin"),
+        (45, "nets/deep/a_1.pth"),
+        (20, "ckpt/agent.bin"),
+        (15, "nets/deep/a_2.pth"),
+        (5, "replay/episode.bin"),
+        (0, "replay/other.bin"),
+    ]
+    for minutes, path in saves:
+        age(machine.write(path, b"\x80\x02K" + bytes([minutes]) + b"."), minutes * 60)
+        assert machine.commit_all()
+    brought = back(machine, tmp_path / "two")
+    own = {"replay/episode.bin", "replay/other.bin"}
+    assert set(brought) == own | {"ckpt/agent.bin", "nets/deep/a_2.pth"}
+    assert brought["ckpt/agent.bin"][3] == 20
 
 
 def test_what_is_there_already_stays_as_it_is(tmp_path: Path) -> None:
