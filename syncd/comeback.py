@@ -200,6 +200,8 @@ class Comeback:
                 self._say(f"syncd: what was there before is kept as {result.put_aside}")
             for other in result.beside:
                 self._say(f"syncd: and beside it {other.checkpoint}")
+            for words in result.left_out:
+                self._say(f"syncd: WARNING: not brought beside it: {words}")
         if not results or any(result.record for result in results):
             return _OK
         self._say(f"syncd: nothing in {self._settings.title} is intact; nothing was restored")

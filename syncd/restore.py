@@ -69,6 +69,9 @@ class Restored:
     beside: list[CommitRecord] = field(default_factory=list)
     """What was brought beside it."""
 
+    left_out: list[str] = field(default_factory=list)
+    """What would have been brought beside it, and why it could not."""
+
 
 class Restorer:
     """Brings checkpoints from a store into a root."""
@@ -361,8 +364,11 @@ class Restorer:
                 continue  # it points to a checkpoint that was not brought back
             try:
                 self.restore(commit, root)
-            except (Corrupt, Permanent, ValueError, OverflowError, OSError) as error:
+            except (Corrupt, ValueError, OverflowError) as error:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
+                continue
+            except (Permanent, OSError) as error:
+                result.left_out.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             alongside.has(commit)
             result.beside.append(commit)

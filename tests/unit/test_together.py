@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ CASES = {
     "a database has no step": ["model_1.pt optim_1.pt", "study_1.db"],
     "names by chance": ["3f2a9c1b7d.npz", "9c1b7d3f2a.npz"],
     "one kind": ["model_10.pt", "model_20.pt"],
+    "a mark of our own": ["a#.pt", "a1.pt b1.pt", "a2.pt b2.pt"],
 }  # fmt: skip
 
 
@@ -153,3 +155,19 @@ def test_one_beside_it_that_is_not_intact_is_named_and_an_older_one_comes(tmp_pa
     result = way_back.restore_newest(way_back.commits(), tmp_path / "two")
     assert set(tree(tmp_path / "two")) == {"epoch_1.pt", "last.bin"}
     assert [words for words in result.rejected if "epoch_2.pt" in words]
+
+
+def test_what_finds_no_room_beside_it_is_named_and_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for name, size in (("replay.bin", 5000), ("last.bin", 10)):
+        machine.write(name, b"x" * size)
+        assert machine.commit_all()
+    room = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: room)
+    way_back = restorer(machine.bucket)
+    result = way_back.restore_newest(way_back.commits(), tmp_path / "two")
+    assert set(tree(tmp_path / "two")) == {"last.bin"}
+    assert result.rejected == []
+    assert ["replay.bin needs 0 MB" in words for words in result.left_out] == [True]
