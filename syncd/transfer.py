@@ -206,14 +206,17 @@ class Transfer:
         is, and what the store refuses for every file alike.
         """
         for group in _groups(small):
-            read = [self._read_small(item) for item in group]
-            bodies = [found[0] for found in read if not isinstance(found, SyncdError)]
-            total = sum(len(body.data) for body in bodies)
+            coming: Iterable[tuple[Body, str] | SyncdError] = map(self._read_small, group)
+            total = sum(item.seen.size for item in group)
+            if self._packer:  # only then is it known how much there is to send
+                coming = [*coming]
+                total = sum(len(one[0].data) for one in coming if not isinstance(one, SyncdError))
             self._limit.take(total, self.halt)
             if self.halt.is_set():
                 raise GaveWay("stopped between two files")
+            read: list[tuple[Body, str] | SyncdError] = []
             with self.pace.sending(total):
-                answers = iter([*self.store.put_each(bodies)])
+                answers = iter([*self.store.put_each(_bodies(coming, read))])
             for found in read:
                 answer = found if isinstance(found, SyncdError) else next(answers)
                 if isinstance(answer, SyncdError):
@@ -359,6 +362,16 @@ class Small:
     seen: Stat
     condition: Condition = None
     pack: bool = False
+
+
+def _bodies(
+    coming: Iterable[tuple[Body, str] | SyncdError], read: list[tuple[Body, str] | SyncdError]
+) -> Iterator[Body]:
+    """What is to be put, each read when its turn comes: meanwhile others are under way."""
+    for found in coming:
+        read.append(found)
+        if not isinstance(found, SyncdError):
+            yield found[0]
 
 
 def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:

@@ -64,24 +64,31 @@ class Resilient:
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
         return self._each(
-            list(bodies), self._store.put_each, lambda b: self.put(b.key, b.data, b.condition)
+            bodies, self._store.put_each, lambda b: self.put(b.key, b.data, b.condition)
         )
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
         """See ObjectStore; what failed for the moment is tried again by itself, and waited for."""
         return self._each(
-            list(wanted), self._store.read_each, lambda one: b"".join(self.read(one[0], 0, one[1]))
+            wanted, self._store.read_each, lambda one: b"".join(self.read(one[0], 0, one[1]))
         )
 
     def _each(
         self,
-        asked: list[_A],
+        wanted: Iterable[_A],
         together: Callable[[Iterable[_A]], Iterator[_T | StoreError]],
         alone: Callable[[_A], _T],
     ) -> Iterator[_T | StoreError]:
-        answers: Sequence[_T | StoreError | None] = [None] * len(asked)
-        if self._attempts.go_well():
-            answers = [*together(asked)]
+        asked: list[_A] = []
+
+        def noted() -> Iterator[_A]:
+            for one in wanted:  # it may take its time to make the next while others are under way
+                asked.append(one)
+                yield one
+
+        well = self._attempts.go_well()
+        answers: Sequence[_T | StoreError | None]
+        answers = [*together(noted())] if well else [None for _ in noted()]
         for one, answer in zip(asked, answers, strict=True):
             if isinstance(answer, Transient):
                 self._attempts.failed(answer)

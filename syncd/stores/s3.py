@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -134,23 +135,16 @@ class S3Store(SideBySide):
         return ObjectInfo(key, len(data), version_of(answer["ETag"]), modified)
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
-        """See ObjectStore. The first goes alone: it shows which checksums the store takes."""
-        waiting = list(bodies)
-        yield from super().put_each(waiting[:1])
-        lean, waiting = self._road(), waiting[1:]
+        """See ObjectStore. The very first goes alone: it shows which checksums the store takes."""
+        waiting, sent = iter(bodies), deque[Body]()
+        if not self._proof.shown:
+            yield from super().put_each(islice(waiting, 1))
+        lean = self._road()
         if lean is None:
             yield from super().put_each(waiting)
             return
-        requests = (
-            {
-                "Key": checked_key(body.key),
-                "Body": body.data,
-                **self._proof.headers(body.data),
-                **conditions(body.condition),
-            }
-            for body in waiting
-        )
-        for body, answer in zip(waiting, lean.each("put_object", requests), strict=True):
+        for answer in lean.each("put_object", self._puts(waiting, sent)):
+            body = sent.popleft()
             if isinstance(answer, Strange):
                 self._only_sdk()
                 yield from super().put_each([body])
@@ -161,6 +155,12 @@ class S3Store(SideBySide):
                     yield self._is_put(body.key, body.data, answer)
                 except StoreError as error:
                     yield error
+
+    def _puts(self, bodies: Iterable[Body], sent: deque[Body]) -> Iterator[Mapping[str, Any]]:
+        for body in bodies:
+            sent.append(body)
+            proof = {**self._proof.headers(body.data), **conditions(body.condition)}
+            yield {"Key": checked_key(body.key), "Body": body.data, **proof}
 
     def _send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send a body with a checksum that the store verifies."""

@@ -35,6 +35,8 @@ class Proof:
         self._lock = threading.Lock()
         self.plain = False
         """Whether the store has refused the newer checksums, and Content-MD5 is sent instead."""
+        self.shown = False
+        """Whether something has arrived, so that it is known what the store takes."""
 
     def checksums(self, plain: bool | None = None) -> str:
         """The SDK's word for what is sent along."""
@@ -63,6 +65,7 @@ class Proof:
         but their ETag, mostly, is the MD5 of what arrived; that it is has been seen once an ETag
         was the MD5 of its content.
         """
+        self.shown = True
         crc32 = answer.get("ChecksumCRC32")
         if crc32 and crc32 != (answer.get("Sent") or _crc32(data)):
             raise Corrupt(f"{key} arrived with another checksum", hint="it is sent again")
