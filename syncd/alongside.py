@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
-from syncd.errors import Corrupt
+from syncd.errors import Corrupt, Permanent
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.series import series
+from syncd.stores.durable import sync_folder
 
 _LATE = 2
 """Times the pause between the last two of a series after which no other is awaited."""
+
+_BEGUN = ".syncd-beside-"
+"""Beginning of the names of folders that tell what was begun; no scan looks into them."""
+
+_ONCE = 86400 * 10**9
+"""Nanoseconds for which another one is awaited of what came only once."""
 
 
 def is_companion(record: CommitRecord) -> bool:
@@ -23,9 +32,9 @@ class Alongside:
     """Chooses among the other commits, which it is asked about newest first.
 
     Companions; and of other series the newest that is intact, for nobody knows which of
-    ``last.pt``, ``replay/`` and ``study.db`` a trainer goes on from. Of files in the same folder
-    every one, and the newest directory where the checkpoint is a file itself; else those that
-    were still written: the next of such a series was not overdue yet.
+    ``last.pt``, ``replay/`` and ``study.db`` a trainer goes on from: those that were still written,
+    for the next of such a series was not overdue yet. In the same folder every file whose name has
+    no number, and the newest directory where the checkpoint is a file itself.
     """
 
     def __init__(
@@ -51,8 +60,8 @@ class Alongside:
         mine = series(commit.checkpoint)
         if mine in self._series:
             return False
-        near = folder == self._folder and (_is_file(commit) or self._wants_directory)
-        return near or mine in self._written
+        lasts = "#" not in mine if _is_file(commit) else self._wants_directory
+        return (lasts and folder == self._folder) or mine in self._written
 
     def has(self, commit: CommitRecord) -> None:
         """This one is there now, or something is where it belongs."""
@@ -65,25 +74,105 @@ class Alongside:
             self._wants_directory = False
 
 
+@dataclass
+class Along:
+    """What became of that which belongs beside a checkpoint."""
+
+    brought: list[CommitRecord] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    """What was not intact, and why."""
+
+    left_out: list[str] = field(default_factory=list)
+    """What could not be brought, and why."""
+
+
+def bring_along(
+    record: CommitRecord,
+    commits: Sequence[CommitRecord | Corrupt],
+    root: Path,
+    restore: Callable[[CommitRecord], object],
+) -> Along:
+    """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet.
+
+    A folder whose name tells the number of the commit stands in the root meanwhile, so that the
+    next restore goes on with what a kill, or a store that does not answer, has cut off.
+    """
+    note, along, alongside = root / f"{_BEGUN}{record.seq}", Along(), Alongside(record, commits)
+    for older in root.glob(f"{_BEGUN}*"):
+        older.rmdir()
+    note.mkdir()
+    sync_folder(root)
+    for commit in commits:
+        if isinstance(commit, Corrupt) or not alongside.wants(commit):
+            continue
+        if any(os.path.lexists(root / place) for place in places_of(commit)):
+            alongside.has(commit)
+            continue
+        above = (root / commit.checkpoint).parent
+        targets = [above / link.target for link in commit.links if not link.path]
+        if not all(map(os.path.exists, targets)):  # a name may be too long for Path.exists
+            continue  # it points to a checkpoint that was not brought back
+        try:
+            restore(commit)
+        except (Corrupt, ValueError, OverflowError) as error:
+            along.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
+            continue
+        except (Permanent, OSError) as error:
+            along.left_out.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
+            continue
+        alongside.has(commit)
+        along.brought.append(commit)
+    note.rmdir()
+    return along
+
+
+def cut_off(root: Path, commits: Iterable[CommitRecord | Corrupt]) -> CommitRecord | None:
+    """The commit that was restored here, but not all that lay beside it."""
+    begun = {path.name.removeprefix(_BEGUN) for path in root.glob(f"{_BEGUN}*")}
+    known = (commit for commit in commits if isinstance(commit, CommitRecord))
+    return next((commit for commit in known if str(commit.seq) in begun), None)
+
+
+def places_of(record: CommitRecord) -> list[str]:
+    """Where a commit belongs, below the root."""
+    return [record.checkpoint, *(record.below(entry.path) for entry in record.files)]
+
+
+class Occupied:
+    """Places that newer commits have, which older ones must leave to them."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._places: set[str] = set()
+        self._above: set[str] = set()
+
+    def take(self, record: CommitRecord) -> bool:
+        """Take the places of this one; False if one of them is taken, or lies in or around one."""
+        places = places_of(record) if _is_file(record) else [record.checkpoint]
+        above = {str(parent) for place in places for parent in PurePosixPath(place).parents}
+        if not self._places.isdisjoint({*places, *above}) or not self._above.isdisjoint(places):
+            return False
+        self._places.update(places)
+        self._above |= above
+        return True
+
+
 def _is_file(record: CommitRecord) -> bool:
     """Whether it is one file, or several in a folder of others."""
     return record.beside or [entry.path for entry in record.files] == [""]
 
 
 def _still_written(record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> set[str]:
-    """The series that were written when ``record`` was, by the times of their files.
-
-    One of a single commit is measured by the time since the oldest of all.
-    """
+    """The series that were written when ``record`` was, by the times of their files."""
     times: dict[str, list[int]] = {}
     for commit in commits:
         if isinstance(commit, CommitRecord) and commit.files and not is_companion(commit):
             times.setdefault(series(commit.checkpoint), []).append(_written(commit))
-    first = min(map(min, times.values()), default=0)
     still = set()
     for mine, found in times.items():
-        newest, before, *_ = (*sorted(found, reverse=True), first)
-        if _written(record) - newest <= _LATE * (newest - before):
+        newest, *before = sorted(found, reverse=True)
+        awaited = _LATE * (newest - before[0]) if before else _ONCE
+        if _written(record) - newest <= awaited:
             still.add(mine)
     return still
 

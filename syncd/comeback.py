@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.alongside import is_companion
+from syncd.alongside import Along, Occupied, cut_off, is_companion
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
@@ -119,6 +119,12 @@ class Comeback:
             chosen = [c if isinstance(c, Corrupt) else _for_rank(c, rank, request) for c in chosen]
             if request.is_plain:
                 return self._together(root, chosen, force)
+        half = cut_off(root, commits) if at is None and not everything and not force else None
+        if half and _on_disk(root, half):
+            self._say(f"syncd: going on with the restore of {half.checkpoint}, which was cut off")
+            result = Restored(half, along=self._restorer.bring_along(half, commits, root))
+            self._tell(result.along)
+            self._remember(root, [result])
         newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
         local = newest_local(self._settings, root)
         if local and at is None and not everything:
@@ -168,11 +174,16 @@ class Comeback:
     ) -> list[Restored]:
         if not everything:
             return [self._restorer.restore_newest(commits, root, replace)]
-        results, seen = [], set()
+        results, seen, occupied = [], set(), Occupied()
         for commit in commits:
             if isinstance(commit, Corrupt) or commit.checkpoint in seen:
                 continue
             seen.add(commit.checkpoint)
+            if not occupied.take(commit):
+                self._say(
+                    f"syncd: {commit.checkpoint} stays in the store: what is newer lies there"
+                )
+                continue
             if _on_disk(root, commit):
                 self._say(f"syncd: {commit.checkpoint} is there already, as committed")
                 continue
@@ -198,14 +209,19 @@ class Comeback:
                 )
             if result.put_aside:
                 self._say(f"syncd: what was there before is kept as {result.put_aside}")
-            for other in result.beside:
-                self._say(f"syncd: and beside it {other.checkpoint}")
-            for words in result.left_out:
-                self._say(f"syncd: WARNING: not brought beside it: {words}")
+            self._tell(result.along)
         if not results or any(result.record for result in results):
             return _OK
         self._say(f"syncd: nothing in {self._settings.title} is intact; nothing was restored")
         return _NOT_INTACT
+
+    def _tell(self, along: Along) -> None:
+        for words in along.rejected:
+            self._say(f"syncd: NOT INTACT, passed over: {words}")
+        for other in along.brought:
+            self._say(f"syncd: and beside it {other.checkpoint}")
+        for words in along.left_out:
+            self._say(f"syncd: WARNING: not brought beside it: {words}")
 
     # -- what is on disk
 
@@ -277,7 +293,7 @@ class Comeback:
         tree = scan(root, self._settings.exclude)
         on_disk = {unit.path: unit for unit in units(tree)} if tree else {}
         for result in results:
-            for record in (result.record, *result.beside):
+            for record in (result.record, *result.along.brought):
                 unit = on_disk.get(record.checkpoint) if record else None
                 if record is None or unit is None:
                     continue

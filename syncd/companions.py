@@ -12,10 +12,15 @@ _COMPANION = re.compile(
 _COMPANION_LIMIT = 1024 * 1024
 _ASIDE = re.compile(
     r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
-    r"|.*tfevents.*|core\.\d+|\.DS_Store|(tokenizer|spiece)\.model",
+    r"|.*tfevents.*|core\.\d+|\.DS_Store",
     re.IGNORECASE,
 )
-"""Code, pages, pictures, logs, words: of whatever size, no trainer goes on from these."""
+"""Code, pages, pictures and logs, of whatever size: no trainer goes on from these."""
+
+_WORDS = re.compile(
+    r"(tokenizer.*|vocab.*)\.json|(merges|vocab.*)\.txt|(tokenizer|spiece|.*\.bpe)\.model"
+)
+"""What tokenizers are made of, of whatever size."""
 
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
@@ -30,7 +35,7 @@ _RECORDERS = {"mlruns", "wandb"}
 def accompanies(name: str, stat: Stat) -> bool:
     """Whether no trainer goes on from a file, as far as its name and size tell."""
     small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
-    return bool(small or _ASIDE.fullmatch(name))
+    return bool(small or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name))
 
 
 def all_accompany(folder: Folder) -> bool:

@@ -133,7 +133,8 @@ class Detector:
         seen = self._look(unit)
         profile = unit.profile
         if not unit.files and not unit.links:
-            return Verdict(False, reason="has no files yet")
+            others = "the files that the step before had beside it are still to come"
+            return Verdict(False, reason=others if unit.beside else "has no files yet")
         names = {path for path, _ in unit.files}
         if profile.blocked_by and profile.blocked_by in names:
             return Verdict(False, reason=f"{profile.blocked_by} says it is still being saved")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from syncd.alongside import Alongside, is_companion
+from syncd.alongside import Along, bring_along, is_companion, places_of
 from syncd.commitlog import CommitLog, refuse_locked, removed, rolled_back
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
 from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream, proven
@@ -66,11 +66,8 @@ class Restored:
     put_aside: Path | None = None
     """Where that lies now which was in the checkpoint's place."""
 
-    beside: list[CommitRecord] = field(default_factory=list)
-    """What was brought beside it."""
-
-    left_out: list[str] = field(default_factory=list)
-    """What would have been brought beside it, and why it could not."""
+    along: Along = field(default_factory=Along)
+    """What lay beside it."""
 
 
 class Restorer:
@@ -140,29 +137,42 @@ class Restorer:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             result.record = commit
-            self._restore_beside(result, commit, commits, root)
+            result.along = self.bring_along(commit, commits, root)
             break
         return result
 
+    def bring_along(
+        self, record: CommitRecord, commits: Sequence[CommitRecord | Corrupt], root: Path
+    ) -> Along:
+        """Bring what lay beside a checkpoint that was restored, as far as nothing is there."""
+        return bring_along(
+            record,
+            commits,
+            root,
+            # the trainer's next save needs as much again
+            lambda c: self.restore(c, root, room=0 if is_companion(c) else record.size),
+        )
+
     def restore(
-        self, record: CommitRecord, root: Path, replace: Replace = Replace.NO
+        self, record: CommitRecord, root: Path, replace: Replace = Replace.NO, room: int = 0
     ) -> Path | None:
         """Restore one commit; Corrupt if any byte of it is not the right one.
 
-        Returns where that lies now which was in its place, if it was kept.
+        ``room`` bytes stay free on the disk. Returns where that lies now which was in its place,
+        if it was kept.
         """
         with nameable(record.checkpoint):
             check_parents(root, record.checkpoint)
             with suppress(FileNotFoundError):
                 (root / record.checkpoint).lstat()
-        taken = next((root / p for p in _places(record) if os.path.lexists(root / p)), None)
+        taken = next((root / p for p in places_of(record) if os.path.lexists(root / p)), None)
         if replace is Replace.NO and taken:
             raise Permanent(
                 f"{taken} is there already",
                 hint="restore with --force to replace it, or --to another directory",
             )
         root.mkdir(parents=True, exist_ok=True)
-        self._check_space(root, record)
+        self._check_space(root, record, room)
         self._on_begin(record)
         staging = new_staging(root)
         try:
@@ -176,8 +186,8 @@ class Restorer:
         finally:
             remove(staging)
 
-    def _check_space(self, root: Path, record: CommitRecord) -> None:
-        free = shutil.disk_usage(root).free
+    def _check_space(self, root: Path, record: CommitRecord, room: int) -> None:
+        free = shutil.disk_usage(root).free - room
         if free >= record.size:
             return
         for entry in record.files:
@@ -342,37 +352,6 @@ class Restorer:
                 return
         raise Corrupt(f"{entry.path or record.checkpoint}: no object has the committed content")
 
-    def _restore_beside(
-        self,
-        result: Restored,
-        record: CommitRecord,
-        commits: Iterable[CommitRecord | Corrupt],
-        root: Path,
-    ) -> None:
-        """Bring what lay beside a checkpoint, where nothing is yet."""
-        alongside = Alongside(record, commits)
-        for commit in commits:
-            if isinstance(commit, Corrupt) or not alongside.wants(commit):
-                continue
-            if any(os.path.lexists(root / place) for place in _places(commit)):
-                alongside.has(commit)
-                continue
-            above = (root / commit.checkpoint).parent
-            if is_companion(commit) and any(
-                not (above / link.target).exists() for link in commit.links if not link.path
-            ):
-                continue  # it points to a checkpoint that was not brought back
-            try:
-                self.restore(commit, root)
-            except (Corrupt, ValueError, OverflowError) as error:
-                result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
-                continue
-            except (Permanent, OSError) as error:
-                result.left_out.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
-                continue
-            alongside.has(commit)
-            result.beside.append(commit)
-
 
 def _finish(fd: int, entry: FileEntry, name: str) -> None:
     """Give a file that is whole its time and mode, and make it durable."""
@@ -380,11 +359,6 @@ def _finish(fd: int, entry: FileEntry, name: str) -> None:
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
     os.fchmod(fd, entry.mode)
     os.fsync(fd)
-
-
-def _places(record: CommitRecord) -> list[str]:
-    """Where it belongs, below the root."""
-    return [record.checkpoint, *(record.below(entry.path) for entry in record.files)]
 
 
 def _tracker(record: CommitRecord) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.formats import is_known
@@ -121,7 +121,7 @@ class Siblings:
 
     def _model(self, unit: Unit) -> _Model | None:
         if self._committed and unit.lone:
-            files = self._committed.of(unit.path)
+            files = _in_shape(self._committed.of(unit.path), unit)
             return _Model(unit.path, unit.written, files) if files else None
         mine = series(unit.path)
         if self._committed and mine not in self._models and mine not in self._asked:
@@ -129,7 +129,8 @@ class Siblings:
             files = self._committed.like(mine)
             if files:
                 self._models[mine] = _Model("", (0, 0, ""), files)
-        return self._models.get(mine)
+        model = self._models.get(mine)
+        return replace(model, files=_in_shape(model.files, unit)) if model else None
 
     def known(self, unit: Unit) -> bool:
         """Whether there is one to compare with."""
@@ -247,12 +248,22 @@ class Rewrites:
     def _of(self, unit: Unit) -> Files:
         if unit.path not in self._before and self._committed:
             self._hold(unit.path, self._committed.of(unit.path))
-        return self._before.get(unit.path, {})
+        return _in_shape(self._before.get(unit.path, {}), unit)
 
 
 def members(unit: Unit) -> Files:
     """The files of a checkpoint as they are now."""
     return {path: (stat.size, stat.mtime_ns) for path, stat in unit.files}
+
+
+def _in_shape(files: Files, unit: Unit) -> Files:
+    """What was one file by then may be several now, or the other way: named as in ``unit``."""
+    name = unit.path.rpartition("/")[2]
+    if unit.beside and "" in files:
+        return {name: files[""]}
+    if unit.lone and "" not in files:
+        return {"": files[name]} if name in files else {}
+    return files
 
 
 def _kind(path: str) -> str:

@@ -1,8 +1,9 @@
 """Files of one folder that make one checkpoint, by their names.
 
 ``model_100.pt`` and ``optim_100.pt`` are of one step, and so are ``netG_epoch_5.pth`` and
-``netD_epoch_5.pth``; ``model.pt`` and ``optimizer.pt`` are written over each time. ``best.pt`` and
-``last.pt`` are of two moments. One of them without the others is of no use to the trainer.
+``netD_epoch_5.pth``; ``model.pt`` and ``optimizer.pt`` are written over each time, and
+``best_model.pt`` is of another moment. One of them without the others is of no use to the trainer.
+Only names that say which part of a state they hold are joined: all others are whole by themselves.
 """
 
 from __future__ import annotations
@@ -13,41 +14,49 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from syncd.companions import accompanies
-from syncd.scan import Stat
-
 # These are for names whose numbers are a # each.
 
 _STATE = re.compile(
-    r"\.(pt|pth|pth\.tar|ckpt|safetensors|pkl|pickle|npz|msgpack|joblib|h#|keras|zip|pdparams|pdopt"
-    r"|params|states?|opt|optim|t#|index|data-#-of-#)$"
-    r"|(?<=model|mizer|duler|_args|optim)\.bin$",
+    r"\.(pt|pth|pth\.tar|ckpt|safetensors|bin|pkl|pickle|npz|msgpack|h#|keras|pdparams|pdopt|params"
+    r"|states?)$",
     re.IGNORECASE,
 )
 """What trainers keep their state in, and write in one go."""
 
-_RAW = re.compile(r"\.(bin|npy|dat|model)$", re.IGNORECASE)
-"""Taken for state only where they have a number: others may be written all the time."""
+_PIECE = re.compile(r"\.(index|meta|data-#-of-#)$")
+"""The pieces of a checkpoint of TensorFlow."""
 
-_TEXT = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
-"""Text that belongs to a step if it has its number (``meta_000100.json``)."""
+_INDEX = re.compile(r"(?<![a-z])rank[-_.]?#|-#-of-#|#\.#", re.IGNORECASE)
+"""Numbers that tell the files of one step from each other, and such as are no step."""
 
-_INDEX = re.compile(
-    r"(?<![a-z])(rank|agent|worker|member|expert|gpu|device|process|[mptde]p)[-_.]?#|-#-of-#",
-    re.IGNORECASE,
-)
-"""Numbers that tell the files of one step from each other."""
-
-_RANDOM = re.compile("#[a-f]+#[a-f]+#")
+_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NUMBER = re.compile(r"\d+")
 
-_MOMENTS = {
-    *("best", "last", "latest", "newest", "current", "final", "end", "swa", "init", "initial"),
-    *("previous", "prev", "old", "backup", "bak"),
-}
+_PARTS = (
+    *(
+        "model",
+        "net",
+        "network",
+        "weights",
+        "unet",
+        "vae",
+        "backbone",
+        "encoder",
+        "decoder",
+        "head",
+    ),
+    *("policy", "actor", "critic", "value", "target", "generator", "discriminator", "g", "d"),
+    *("ema", "optimizer", "optim", "opt", "scheduler", "sched", "scaler", "rng"),
+)
+"""Words for a part of the state. The first of them names the checkpoint."""
+
+_EMPTY = {"state", "states", "dict", "lr", "pytorch", "rank", "of"}
 
 _MOST = 256
 """Files of one such checkpoint: more of one number are rather the pieces of something else."""
+
+_LOOKED_AT = 10_000
+"""Files that may be parts, of which a folder with more is rather a memory than checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,11 @@ class _Kind:
     counts: tuple[bool, ...]
     """Of each number, whether it tells the step."""
 
-    moment: frozenset[str]
-    text: bool
-    indexed: bool
+    words: frozenset[str]
+    """Those that tell no part: what else is in the name, and of which moment it is."""
+
+    place: int
+    """Of its part, in their order."""
 
 
 class _Moment(NamedTuple):
@@ -67,67 +78,63 @@ class _Moment(NamedTuple):
     words: frozenset[str]
 
 
-def gathered(files: Mapping[str, Stat]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The checkpoints that are several files each: the one that names it, and all.
+class Gathered(NamedTuple):
+    """Several files that are one checkpoint."""
 
-    A file that is alone with its number, but whose like had others beside it, is one that others
-    are still to come to.
-    """
+    head: str
+    """The one that names it, which depends on names alone."""
+
+    names: tuple[str, ...]
+    awaits: bool = False
+    """Whether others are still to come to this one, as they did to the steps before."""
+
+
+def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
+    """The checkpoints of a folder that are several files each."""
     kinds: dict[str, _Kind | None] = {}
-    found: list[tuple[str, str]] = []
-    for name, stat in files.items():
-        if "#" in name:
-            continue
+    forms: dict[str, str] = {}
+    for name in files:
         form = _NUMBER.sub("#", name)
         if form not in kinds:
-            kinds[form] = _kind_of(form, name, stat)
-        if kinds[form]:
-            found.append((name, form))
+            kinds[form] = _kind_of(form)
+        if kinds[form] and "#" not in name:
+            forms[name] = form
     known = {form: kind for form, kind in kinds.items() if kind}
-    if len(known) < 2 and not any(kind.indexed for kind in known.values()):
-        return  # a folder of thousands that are all alike, as a rule
+    if len(forms) > _LOOKED_AT:
+        return
     by_moment: defaultdict[_Moment, list[str]] = defaultdict(list)
-    for name, form in found:
-        kind = known[form]
-        numbers = zip(_NUMBER.findall(name), kind.counts, strict=True)
+    for name, form in forms.items():
+        numbers = zip(_NUMBER.findall(name), known[form].counts, strict=True)
         step = tuple(int(number) for number, counts in numbers if counts)
-        by_moment[_Moment(step, kind.moment)].append(name)
-    forms = dict(found)
-    several = {m: sorted(names) for m, names in by_moment.items() if 1 < len(names) <= _MOST}
-    accompanied = {
-        forms[name] for moment, names in several.items() if moment.step for name in names
-    }
-    for moment, names in several.items():
-        states = [name for name in names if not known[forms[name]].text]
-        if states:
-            yield _head(moment, states, files), tuple(names)
+        by_moment[_Moment(step, known[form].words)].append(name)
+    whole = {m: names for m, names in by_moment.items() if 1 < len(names) <= _MOST}
+    newest: dict[str, tuple[int, ...]] = {}
+    for moment, names in whole.items():
+        yield Gathered(min(names, key=lambda n: (known[forms[n]].place, n)), tuple(sorted(names)))
+        for name in names:
+            newest[forms[name]] = max(newest.get(forms[name], ()), moment.step)
+    later: defaultdict[str, list[str]] = defaultdict(list)
     for moment, (name, *others) in by_moment.items():
-        awaits = forms[name] in accompanied and not known[forms[name]].text
-        if moment.step and not others and awaits:
-            yield name, (name,)
+        if not others and forms[name] in newest and moment.step > newest[forms[name]]:
+            later[forms[name]].append(name)
+    for name, *more in later.values():
+        if not more:  # a second step without the others is the writer's new manner
+            yield Gathered(name, (name,), awaits=True)
 
 
-def _head(moment: _Moment, states: list[str], files: Mapping[str, Stat]) -> str:
-    """The file that names a checkpoint: the same while others of it are still to come.
-
-    Of a step that is the one that was written first. What is written over is all there, mostly.
-    """
-    return min(states, key=lambda name: (files[name].mtime_ns if moment.step else 0, name))
-
-
-def _kind_of(form: str, name: str, stat: Stat) -> _Kind | None:
-    """What such names tell; None if it is neither a step nor a moment, or they are no state."""
-    if _RANDOM.search(form) or not form.isprintable():  # no store can have some such names
-        return None
-    text = _TEXT.search(form)
-    ends = _STATE.search(form) or _RAW.search(form) or text
-    if not ends or (accompanies(name, stat) and not text):
+def _kind_of(form: str) -> _Kind | None:
+    """What such names tell; None if not which part of a state they hold."""
+    piece = _PIECE.search(form)
+    ends = piece or _STATE.search(form)
+    if not ends or not form.isprintable():  # no store can have some such names
         return None
     stem = form[: ends.start()]
+    words = [word.lower() for word in _WORD.findall(stem)]
+    parts = [_PARTS.index(word) for word in words if word in _PARTS]
+    if not parts and not piece:
+        return None
     index = {at for found in _INDEX.finditer(stem) for at in range(*found.span())}
     places = [at for at, char in enumerate(form) if char == "#"]
     counts = tuple(at < len(stem) and at not in index for at in places)
-    if not any(counts) and not _STATE.search(form):
-        return None
-    moment = _MOMENTS.intersection(re.findall("[a-z]+", stem.lower()))
-    return _Kind(counts, frozenset(moment), bool(text), bool(index))
+    left = {"piece", *words} if piece else set(words).difference(_PARTS, _EMPTY)
+    return _Kind(counts, frozenset(left), min(parts, default=0))

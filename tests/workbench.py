@@ -124,6 +124,7 @@ class Machine:
             keep_last=self.keep_last,
             keep_every=self.keep_every,
             snapshots=snapshots,
+            layout=LAYOUT,
         )
 
     @property

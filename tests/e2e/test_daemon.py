@@ -281,19 +281,6 @@ def test_local_checkpoint_wins_unless_the_newest_is_asked_for(build: Build) -> N
     assert (two.checkpoints / "run/gen-000010").exists()
 
 
-def test_text_that_is_written_after_a_checkpoint_does_not_take_its_place(build: Build) -> None:
-    one, other = build("one"), build("two")
-    one.write_checkpoint("step-200", {"model.bin": b"weights", "optimizer.bin": b"moments"})
-    assert one.syncd("--once").returncode == 0
-    one.write_checkpoint("tokenizer", {"vocab.json": b"{}", "merges.txt": b"a b"})
-    one.write_checkpoint("mlruns/0", {"meta.yaml": b"id: 0", "abc/metrics/loss": b"1 2 3"})
-    assert one.syncd("--once").returncode == 0
-    done = other.syncd("restore")
-    assert done.returncode == 0, done.stderr
-    assert (other.checkpoints / "step-200/model.bin").read_bytes() == b"weights"
-    assert (other.checkpoints / "tokenizer/merges.txt").read_bytes() == b"a b"
-
-
 def test_file_overwritten_on_another_machine_is_seen_as_ahead(build: Build) -> None:
     one, two = build("one"), build("two")
     for machine, content in ((one, b"first"), (two, b"later")):

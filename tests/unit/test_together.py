@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from syncd.alongside import cut_off
+from syncd.errors import Transient
 from syncd.profiles import units
+from syncd.records import CommitRecord
 from syncd.scan import scan
 from tests.workbench import Machine, age, restore_newest, restorer, tree
 
 CASES = {
     "networks of one epoch": ["netG_epoch_5.pth netD_epoch_5.pth", "netG_6.pth netD_6.pth"],
     "generator and discriminator": ["G_1000.pth D_1000.pth", "latest_net_G.pth latest_net_D.pth"],
-    "a rank's own, and text": ["model_000100.pt optim_000100_rank0.pt meta_000100.json"],
-    "agents": ["agent_0_gen5.pth agent_1_gen5.pth", "agent_0_gen6.pth agent_1_gen6.pth"],
-    "written over": ["model.pt optimizer.pt scheduler.pt", "config.json"],
-    "moments": ["best_model.pt best_optim.pt", "last_model.pt last_optim.pt"],
-    "moments, whole each": ["best.pt", "last.pt", "epoch10.pt"],
+    "a rank's own": ["model_000100.pt optim_000100_rank0.pt", "meta_000100.json"],
+    "decimals": ["ema_0.9999_100000.pt model100000.pt opt100000.pt", "model200000.pt"],
+    "written over": ["model.pt optimizer.pt lr_scheduler.pt model_ema.pt", "config.json"],
+    "moments": ["best_model.pt best_optim.pt", "lastModel.pt lastOptim.pt", "crashModel.pt"],
+    "moments, whole each": [
+        "best.pt",
+        "last.pt",
+        "epoch10.pt",
+        "lowest_loss.pt",
+        "INTERRUPTED.pth",
+    ],
+    "of two trainers": ["sac_actor.pt sac_critic.pt", "td3_actor.pt td3_critic.pt", "dqn.pt"],
+    "epochs": ["model_ep1.pt", "model_ep2.pt", "ep_1.pth"],
+    "agents": ["agent_0.pt", "agent_1.pt", "worker_0.pt"],
     "Lightning": ["epoch=1-step=10.ckpt", "epoch=2-step=20.ckpt", "last.ckpt"],
     "Lightning again": ["epoch=1-step=10.ckpt", "epoch=1-step=10-v1.ckpt"],
     "MMDetection": ["epoch_10.pth", "best_bbox_mAP_epoch_10.pth", "epoch_11.pth"],
-    "timm": ["checkpoint-10.pth.tar", "checkpoint-11.pth.tar", "last.pth.tar", "best.pth.tar"],
-    "Ultralytics": ["last.pt", "best.pt", "yolov8n.pt"],
-    "TensorFlow": ["ckpt-1.index ckpt-1.data-00000-of-00001", "ckpt-2.index"],
-    "Hugging Face, at the end": ["model.safetensors training_args.bin", "config.json"],
+    "timm": ["checkpoint-10.pth.tar", "checkpoint-11.pth.tar", "model_best.pth.tar"],
+    "Ultralytics": ["last.pt", "best.pt", "yolov8n.pt", "epoch8.pt", "ResNet50.pt", "MobileNet.pt"],
+    "TensorFlow": ["ckpt-1.index ckpt-1.data-00000-of-00001 ckpt-1.meta", "ckpt-2.index"],
     "shards": ["model-00001-of-00002.safetensors model-00002-of-00002.safetensors optimizer.pt"],
-    "perhaps always open": ["model.pt optimizer.pt", "replay.bin", "optuna.db", "memory.npy"],
-    "a database has no step": ["model_1.pt optim_1.pt", "study_1.db"],
+    "perhaps always open": ["model.pt optimizer.pt", "replay.bin", "history.pkl", "memory.npz"],
     "names by chance": ["3f2a9c1b7d.npz", "9c1b7d3f2a.npz"],
     "one kind": ["model_10.pt", "model_20.pt"],
-    "a mark of our own": ["a#.pt", "a1.pt b1.pt", "a2.pt b2.pt"],
-}  # fmt: skip
+    "a mark of our own": ["model#.pt", "model1.pt optim1.pt", "model2.pt optim2.pt"],
+}
 
 
 @pytest.mark.parametrize("names", CASES.values(), ids=CASES)
@@ -41,7 +52,9 @@ def test_what_belongs_together(names: list[str], tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found = scan(tmp_path)
     assert found
-    checkpoints = [{path or unit.path for path, _ in unit.files} for unit in units(found)]
+    checkpoints = [
+        {path or unit.path for path, _ in (*unit.files, *unit.unfinished)} for unit in units(found)
+    ]
     assert sorted(map(sorted, checkpoints)) == sorted(sorted(line.split()) for line in names)
 
 
@@ -50,12 +63,15 @@ def test_one_that_others_are_still_to_come_to_is_not_committed(tmp_path: Path) -
     for name in ("netG_epoch_1.pth", "netD_epoch_1.pth"):
         machine.write(name, b"\x80\x02.")
     (first,) = machine.commit_all()
+    assert first.checkpoint == "netD_epoch_1.pth"
     assert [entry.path for entry in first.files] == ["netD_epoch_1.pth", "netG_epoch_1.pth"]
     machine.write("netG_epoch_2.pth", b"\x80\x02.")
     assert machine.commit_all() == []
+    (waiting,) = machine.pipeline.look().incomplete
+    assert waiting.reason == "the files that the step before had beside it are still to come"
     machine.write("netD_epoch_2.pth", b"\x80\x02.")
     (second,) = machine.commit_all()
-    assert second.checkpoint == "netG_epoch_2.pth"
+    assert second.checkpoint == "netD_epoch_2.pth"
     assert len(second.files) == 2
 
 
@@ -86,8 +102,9 @@ def back(machine: Machine, target: Path) -> dict[str, bytes]:
 def test_a_restore_brings_the_newest_of_each_file_that_lay_beside_it(tmp_path: Path) -> None:
     """Nobody knows which of them the trainer goes on from."""
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
-    age(machine.write("other/run.pt", b"\x80\x02N."), 86400)
-    machine.commit_all()
+    for name in ("other/run.pt", "old_7.pt"):
+        age(machine.write(name, b"\x80\x02N."), 2 * 86400)
+        machine.commit_all()
     write_over(machine, b"N.")
     for name in ("epoch_1.pt", "epoch_2.pt", "best.pt"):
         machine.write(name, b"\x80\x02N.")
@@ -116,7 +133,7 @@ def test_what_was_written_at_the_time_comes_too_wherever_it_lies(tmp_path: Path)
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     saves = [
         (90, "old/run.bin"),
-        (80, "old/run.bin"),
+        (89, "old/run.bin"),
         (50, "ckpt/agent.bin"),
         (45, "nets/deep/a_1.pth"),
         (20, "ckpt/agent.bin"),
@@ -154,7 +171,7 @@ def test_one_beside_it_that_is_not_intact_is_named_and_an_older_one_comes(tmp_pa
     way_back = restorer(machine.bucket)
     result = way_back.restore_newest(way_back.commits(), tmp_path / "two")
     assert set(tree(tmp_path / "two")) == {"epoch_1.pt", "last.bin"}
-    assert [words for words in result.rejected if "epoch_2.pt" in words]
+    assert [words for words in result.along.rejected if "epoch_2.pt" in words]
 
 
 def test_what_finds_no_room_beside_it_is_named_and_is_not_called_damaged(
@@ -169,5 +186,108 @@ def test_what_finds_no_room_beside_it_is_named_and_is_not_called_damaged(
     way_back = restorer(machine.bucket)
     result = way_back.restore_newest(way_back.commits(), tmp_path / "two")
     assert set(tree(tmp_path / "two")) == {"last.bin"}
-    assert result.rejected == []
-    assert ["replay.bin needs 0 MB" in words for words in result.left_out] == [True]
+    assert result.along.rejected == []
+    assert ["replay.bin needs 0 MB" in words for words in result.along.left_out] == [True]
+
+
+def saved(number: int) -> bytes:
+    return b"\x80\x02K" + bytes([number]) + b"."
+
+
+def test_a_file_that_was_committed_alone_is_followed_by_whole_saves(tmp_path: Path) -> None:
+    """The first file of the first save, or what an older version has left in the bucket."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("model.pt", saved(1))
+    assert len(machine.commit_all()) == 1
+    machine.write("optimizer.pt", saved(1))
+    (first,) = machine.commit_all()
+    assert len(first.files) == 2
+    for number in (2, 3):
+        machine.write("model.pt", saved(number))
+        assert machine.commit_all() == []
+        machine.write("optimizer.pt", saved(number))
+        (record,) = machine.commit_all()
+        assert len(record.files) == 2
+        assert set(back(machine, tmp_path / f"back-{number}").values()) == {saved(number)}
+
+
+def test_one_that_is_left_of_several_is_committed_alone(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    machine.commit_all()
+    (machine.root / "optimizer.pt").unlink()
+    machine.write("model.pt", saved(2))
+    (record,) = machine.commit_all()
+    assert not record.beside
+    assert back(machine, tmp_path / "two") == {"model.pt": saved(2)}
+
+
+def test_a_second_step_alone_is_the_new_manner(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for name in ("model_1.pt", "optim_1.pt"):
+        machine.write(name, saved(1))
+    machine.commit_all()
+    machine.write("model_2.pt", saved(2))
+    assert machine.commit_all() == []
+    machine.write("model_3.pt", saved(3))
+    assert {record.checkpoint for record in machine.commit_all()} == {"model_2.pt", "model_3.pt"}
+
+
+def test_what_is_being_written_aside_holds_up_the_files_it_belongs_to(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    machine.write("optimizer.pt.tmp", b"half")
+    found = scan(machine.root)
+    assert found
+    (unit,) = units(found)
+    assert [name for name, _ in unit.unfinished] == ["optimizer.pt.tmp"]
+
+
+def test_a_part_that_comes_later_leaves_the_checkpoint_its_name(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    machine.commit_all()
+    machine.write("ema.pt", saved(1))
+    (record,) = machine.commit_all()
+    assert (record.checkpoint, len(record.files)) == ("model.pt", 3)
+
+
+def test_a_link_of_any_length_beside_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("model.pt", saved(1))
+    (machine.root / "best").symlink_to("x" * 300)
+    assert len(machine.commit_all()) == 2
+    assert back(machine, tmp_path / "two") == {"model.pt": saved(1)}
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, Transient("the store does not answer")])
+def test_a_restore_that_ends_before_all_is_there_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: BaseException
+) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    write_over(machine, b"N.")
+    machine.commit_all()
+    machine.write("replay.bin", b"written last")
+    machine.commit_all()
+    way_back, two = restorer(machine.bucket), tmp_path / "two"
+    commits = way_back.commits()
+    real = way_back.restore
+
+    def dies(record: CommitRecord, *args: Any, **kwargs: Any) -> Path | None:
+        if record.beside:
+            raise ends
+        return real(record, *args, **kwargs)
+
+    monkeypatch.setattr(way_back, "restore", dies)
+    with pytest.raises((KeyboardInterrupt, Transient)):
+        way_back.restore_newest(commits, two)
+    monkeypatch.undo()
+    assert set(tree(two)) == {"replay.bin"}
+    half = cut_off(two, commits)
+    assert half
+    along = way_back.bring_along(half, commits, two)
+    assert [record.checkpoint for record in along.brought] == ["model.pt"]
+    assert set(tree(two)) == {"replay.bin", "model.pt", "optimizer.pt"}
+    assert cut_off(two, commits) is None
+    assert scan(two)
+    assert not list(two.glob(".syncd-*"))

@@ -1,0 +1,66 @@
+"""What lies beside a checkpoint comes back with it, and never instead of it."""
+
+from __future__ import annotations
+
+import json
+
+from tests.e2e.processes import Build, Machine
+
+
+def write(machine: Machine, **files: str) -> None:
+    machine.checkpoints.mkdir(exist_ok=True)
+    for name, text in files.items():
+        data = b"\x80\x02X" + len(text).to_bytes(4, "little") + text.encode() + b"."
+        (machine.checkpoints / f"{name}.pt").write_bytes(data)
+    assert machine.syncd("--once").returncode == 0
+
+
+def read(machine: Machine) -> dict[str, str]:
+    found = machine.checkpoints.glob("*.pt")
+    return {path.stem: path.read_bytes()[7:-1].decode() for path in found}
+
+
+def test_text_that_is_written_after_a_checkpoint_does_not_take_its_place(build: Build) -> None:
+    one, other = build("one"), build("two")
+    one.write_checkpoint("step-200", {"model.bin": b"weights", "optimizer.bin": b"moments"})
+    assert one.syncd("--once").returncode == 0
+    one.write_checkpoint("tokenizer", {"tokenizer.json": b"{}" + b" " * 2_000_000})
+    one.write_checkpoint("mlruns/0", {"meta.yaml": b"id: 0", "abc/metrics/loss": b"1 2 3"})
+    assert one.syncd("--once").returncode == 0
+    done = other.syncd("restore")
+    assert done.returncode == 0, done.stderr
+    assert (other.checkpoints / "step-200/model.bin").read_bytes() == b"weights"
+    assert (other.checkpoints / "tokenizer/tokenizer.json").exists()
+
+
+def test_everything_is_restored_and_nothing_older_lies_over_what_is_newer(build: Build) -> None:
+    one, other = build("one"), build("two")
+    write(one, optimizer="first")
+    write(one, model="second", optimizer="second")
+    write(one, ema="third", last="third")
+    done = other.syncd("restore", "--all")
+    assert done.returncode == 0, done.stderr
+    assert "optimizer.pt stays in the store: what is newer lies there" in done.stderr
+    third = dict.fromkeys(("ema", "last"), "third")
+    assert read(other) == {"model": "second", "optimizer": "second", **third}
+
+
+def test_a_restore_that_was_cut_off_is_gone_on_with(build: Build) -> None:
+    one, other = build("one"), build("two")
+    write(one, model="1", optimizer="1")
+    write(one, last="2")
+    (row, *_) = json.loads(one.syncd("ls", "--json").stdout)
+    assert row["checkpoint"] == "last.pt"
+    assert other.syncd("restore").returncode == 0
+    whole = read(other)
+    assert whole == {"model": "1", "optimizer": "1", "last": "2"}
+    for name in ("model", "optimizer"):
+        (other.checkpoints / f"{name}.pt").unlink()
+    again = other.syncd("restore")
+    assert (again.returncode, set(read(other))) == (0, {"last"}), "deleted on purpose"
+    (other.checkpoints / f".syncd-beside-{row['seq']}").mkdir()
+    again = other.syncd("restore")
+    assert again.returncode == 0
+    assert "going on with the restore of last.pt, which was cut off" in again.stderr
+    assert read(other) == whole
+    assert not list(other.checkpoints.glob(".syncd-beside-*"))
