@@ -214,13 +214,16 @@ class World:
         """An empty disk gets the newest; then the first machine is lost, or was only asked."""
         empty = self._folder / f"disk-{next(self._lives)}"
         back = self._restorer()
-        record = back.restore_newest(back.commits(), empty / "checkpoints").record
+        result = back.restore_newest(back.commits(), empty / "checkpoints")
+        record = result.record
         found = tree(empty / "checkpoints")
         if record is None:
             assert (self.newest, found) == (0, {})
         else:
             number = self._number(record, empty / "checkpoints")
             assert number == self.newest, f"{number} of {self.newest} came back"
+            for other in result.along.brought:
+                assert self._number(other, empty / "checkpoints"), f"{other.checkpoint} is no save"
         if move:
             self.close()
             shutil.rmtree(self.disk)
@@ -250,9 +253,8 @@ class World:
 
     def _number(self, record: CommitRecord, folder: Path) -> int:
         """Which save lies there; 0: none."""
-        head = record.checkpoint
-        found = {p.removeprefix(head).lstrip("/"): data for p, data in tree(folder).items()}
-        return self.saved.get((head, frozenset(found.items())), 0)
+        found = {e.path: (folder / record.below(e.path)).read_bytes() for e in record.files}
+        return self.saved.get((record.checkpoint, frozenset(found.items())), 0)
 
     def _plain(self) -> list[str]:
         return [key for key in self.bucket.objects if key.startswith(LAYOUT.plain(""))]

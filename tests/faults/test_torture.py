@@ -78,7 +78,9 @@ def test_nothing_that_comes_back_is_torn_or_mixed(store: str) -> None:
         assert trials
         assert bad(trials) == []
         if len(trials) >= ENOUGH:
-            assert sum(trial.verdict == "intact" for trial in trials) > len(trials) / 2
+            # those that only quiet time completes are mostly lost before their first has had it
+            quick = [trial for trial in trials if not WRITERS[trial.writer].quiet]
+            assert sum(trial.verdict == "intact" for trial in quick) > len(quick) / 2
 
 
 @pytest.mark.slow
