@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from syncd.errors import Corrupt, Permanent
-from syncd.profiles import COMPANION
+from syncd.place import remove
+from syncd.profiles import COMPANION, Unit
 from syncd.records import CommitRecord
 from syncd.series import series
 from syncd.stores.durable import sync_folder
@@ -92,16 +94,8 @@ def bring_along(
     root: Path,
     restore: Callable[[CommitRecord], object],
 ) -> Along:
-    """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet.
-
-    A folder whose name tells the number of the commit stands in the root meanwhile, so that the
-    next restore goes on with what a kill, or a store that does not answer, has cut off.
-    """
-    note, along, alongside = root / f"{_BEGUN}{record.seq}", Along(), Alongside(record, commits)
-    for older in root.glob(f"{_BEGUN}*"):
-        older.rmdir()
-    note.mkdir()
-    sync_folder(root)
+    """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet."""
+    along, alongside = Along(), Alongside(record, commits)
     for commit in commits:
         if isinstance(commit, Corrupt) or not alongside.wants(commit):
             continue
@@ -119,11 +113,33 @@ def bring_along(
             continue
         except (Permanent, OSError) as error:
             along.left_out.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
+            alongside.has(commit)  # an older one is no answer to that
             continue
         alongside.has(commit)
         along.brought.append(commit)
-    note.rmdir()
     return along
+
+
+@contextmanager
+def noted(root: Path, record: CommitRecord) -> Iterator[None]:
+    """Have a folder in the root meanwhile whose name tells the number of the commit.
+
+    So the next restore goes on with what a kill, or a store that does not answer, has cut off.
+    Where no such folder can be made there is none.
+    """
+    for older in root.glob(f"{_BEGUN}*"):
+        remove(older)
+    note = root / f"{_BEGUN}{record.seq}"
+    with suppress(OSError):
+        note.mkdir(parents=True)
+    try:
+        if note.is_dir():
+            sync_folder(root)
+        yield
+    except (Corrupt, Permanent, OSError, ValueError, OverflowError):  # it is not restored at all
+        remove(note)
+        raise
+    remove(note)
 
 
 def cut_off(root: Path, commits: Iterable[CommitRecord | Corrupt]) -> CommitRecord | None:
@@ -138,6 +154,11 @@ def places_of(record: CommitRecord) -> list[str]:
     return [record.checkpoint, *(record.below(entry.path) for entry in record.files)]
 
 
+def places_on_disk(unit: Unit) -> list[str]:
+    """What there is to move, below the root, so that all of a checkpoint is moved."""
+    return [unit.below(path) for path, _ in unit.files] if unit.beside else [unit.path]
+
+
 class Occupied:
     """Places that newer commits have, which older ones must leave to them."""
 
@@ -146,15 +167,21 @@ class Occupied:
         self._places: set[str] = set()
         self._above: set[str] = set()
 
-    def take(self, record: CommitRecord) -> bool:
-        """Take the places of this one; False if one of them is taken, or lies in or around one."""
-        places = places_of(record) if _is_file(record) else [record.checkpoint]
-        above = {str(parent) for place in places for parent in PurePosixPath(place).parents}
-        if not self._places.isdisjoint({*places, *above}) or not self._above.isdisjoint(places):
-            return False
-        self._places.update(places)
+    def lies_at(self, record: CommitRecord) -> bool:
+        """Whether one of its places is taken, or lies in or around one."""
+        places, above = self._of(record)
+        return not self._places.isdisjoint(places | above) or not self._above.isdisjoint(places)
+
+    def take(self, record: CommitRecord) -> None:
+        """This one is there."""
+        places, above = self._of(record)
+        self._places |= places
         self._above |= above
-        return True
+
+    @staticmethod
+    def _of(record: CommitRecord) -> tuple[set[str], set[str]]:
+        places = set(places_of(record) if _is_file(record) else [record.checkpoint])
+        return places, {str(parent) for p in places for parent in PurePosixPath(p).parents}
 
 
 def _is_file(record: CommitRecord) -> bool:

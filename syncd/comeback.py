@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.alongside import Along, Occupied, cut_off, is_companion
+from syncd.alongside import Along, Occupied, cut_off, is_companion, noted, places_on_disk
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
@@ -119,12 +119,8 @@ class Comeback:
             chosen = [c if isinstance(c, Corrupt) else _for_rank(c, rank, request) for c in chosen]
             if request.is_plain:
                 return self._together(root, chosen, force)
-        half = cut_off(root, commits) if at is None and not everything and not force else None
-        if half and _on_disk(root, half):
-            self._say(f"syncd: going on with the restore of {half.checkpoint}, which was cut off")
-            result = Restored(half, along=self._restorer.bring_along(half, commits, root))
-            self._tell(result.along)
-            self._remember(root, [result])
+        if at is None and not everything and not force:
+            self._go_on(root, commits)
         newest = next((c for c in commits if isinstance(c, CommitRecord)), None)
         local = newest_local(self._settings, root)
         if local and at is None and not everything:
@@ -136,6 +132,16 @@ class Comeback:
         self._remember(root, results)
         return self._report(results, root)
 
+    def _go_on(self, root: Path, commits: list[CommitRecord | Corrupt]) -> None:
+        """With a restore that was cut off when the checkpoint itself was in its place already."""
+        half = cut_off(root, commits)
+        if half and _on_disk(root, half):
+            self._say(f"syncd: going on with the restore of {half.checkpoint}, which was cut off")
+            with noted(root, half):
+                result = Restored(half, along=self._restorer.bring_along(half, commits, root))
+            self._tell(result.along)
+            self._remember(root, [result])
+
     def _together(self, root: Path, commits: list[CommitRecord | Corrupt], force: bool) -> int:
         """All machines go on from one commit: what lies on one disk alone counts for nothing."""
         newest = next(
@@ -143,6 +149,7 @@ class Comeback:
         )
         if newest and not force and _on_disk(root, newest):
             self._say(f"syncd: {newest.checkpoint} is on disk as committed; going on from it")
+            self._go_on(root, commits)
             self._put_aside(root, newest, commits)
             return _OK
         results = self._restore(commits, root, False, Replace.DROP if force else Replace.KEEP)
@@ -162,8 +169,9 @@ class Comeback:
             if unit.companion or not later or unit.path in known:
                 continue
             if series(unit.path) == series(record.checkpoint):
-                place = keep(root / unit.path, root / unit.path)
-                self._say(f"syncd: {unit.path} was never committed: put aside as {place}")
+                for path in places_on_disk(unit):
+                    place = keep(root / path, root / path)
+                    self._say(f"syncd: {path} was never committed: put aside as {place}")
 
     def _restore(
         self,
@@ -179,20 +187,25 @@ class Comeback:
             if isinstance(commit, Corrupt) or commit.checkpoint in seen:
                 continue
             seen.add(commit.checkpoint)
-            if not occupied.take(commit):
+            if occupied.lies_at(commit):
                 self._say(
                     f"syncd: {commit.checkpoint} stays in the store: what is newer lies there"
                 )
                 continue
             if _on_disk(root, commit):
                 self._say(f"syncd: {commit.checkpoint} is there already, as committed")
+                occupied.take(commit)
                 continue
             same = [
                 c
                 for c in commits
-                if isinstance(c, CommitRecord) and c.checkpoint == commit.checkpoint
+                if isinstance(c, CommitRecord)
+                and c.checkpoint == commit.checkpoint
+                and not occupied.lies_at(c)
             ]
-            results.append(self._restorer.restore_newest(same, root, replace))
+            results.append(result := self._restorer.restore_newest(same, root, replace))
+            if result.record:
+                occupied.take(result.record)
         return results
 
     def _report(self, results: list[Restored], root: Path) -> int:

@@ -120,8 +120,8 @@ class Detector:
 
     def learn(self, unit: Unit) -> None:
         """This one is committed as it is: what comes after it is compared with it."""
+        self._siblings.learn(unit)
         if not unit.lone:
-            self._siblings.learn(unit)
             self._rewrites.learn(unit)
 
     def since(self, unit: Unit) -> float:
@@ -133,8 +133,7 @@ class Detector:
         seen = self._look(unit)
         profile = unit.profile
         if not unit.files and not unit.links:
-            others = "the files that the step before had beside it are still to come"
-            return Verdict(False, reason=others if unit.beside else "has no files yet")
+            return Verdict(False, reason="has no files yet")
         names = {path for path, _ in unit.files}
         if profile.blocked_by and profile.blocked_by in names:
             return Verdict(False, reason=f"{profile.blocked_by} says it is still being saved")

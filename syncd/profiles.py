@@ -360,13 +360,10 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
         elsewhere |= {unit.below(name) for name, _ in unit.files}
         yield unit
     left = {n: stat for n, stat in folder.files.items() if folder.below(n) not in elsewhere}
-    for head, names, awaits in list(gathered(left)):
+    for head, names in list(gathered(left)):
         files = tuple((name, left.pop(name)) for name in names)
         writing = (one for one in folder.unfinished.items() if any(n in one[0] for n in names))
-        if awaits:
-            yield Unit(folder.below(head), SET, (), unfinished=files, beside=True)
-        else:
-            yield Unit(folder.below(head), SET, files, unfinished=tuple(writing), beside=True)
+        yield Unit(folder.below(head), SET, files, unfinished=tuple(writing), beside=True)
     for name, stat in left.items():
         path = folder.below(name)
         yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))

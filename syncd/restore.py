@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from syncd.alongside import Along, bring_along, is_companion, places_of
+from syncd.alongside import Along, bring_along, is_companion, noted, places_of
 from syncd.commitlog import CommitLog, refuse_locked, removed, rolled_back
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
 from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream, proven
@@ -132,12 +132,13 @@ class Restorer:
                 result.rejected.append(commit.message)
                 continue
             try:
-                result.put_aside = self.restore(commit, root, replace)
+                with noted(root, commit):
+                    result.put_aside = self.restore(commit, root, replace)
+                    result.record = commit
+                    result.along = self.bring_along(commit, commits, root)
             except (Corrupt, ValueError, OverflowError) as error:
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
-            result.record = commit
-            result.along = self.bring_along(commit, commits, root)
             break
         return result
 

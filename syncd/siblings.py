@@ -63,7 +63,8 @@ class Committed:
         if self._newest is None:
             self._newest = {}
             for record in self._journal.commits(self._layout):
-                self._newest.setdefault(series(record.checkpoint), record.seq)
+                for mine in _all_series(record):
+                    self._newest.setdefault(mine, record.seq)
         seq = self._newest.get(wanted)
         return self._files(self._journal.commit(seq, self._layout)) if seq else {}
 
@@ -99,20 +100,24 @@ class Siblings:
         self._models: dict[str, _Model] = {}
         self._asked: set[str] = set()
         self._doubted: dict[str, _Doubt] = {}
+        self._joined = False
+        """Whether there are checkpoints of several files beside each other."""
 
     def learn(self, unit: Unit) -> None:
         """This one is complete: what comes after it is compared with it."""
-        if unit.companion:
-            return
-        mine = series(unit.path)
-        model = self._models.get(mine)
-        if model is None or model.written <= unit.written:
+        self._doubted.pop(unit.path, None)
+        self._joined |= unit.beside
+        if unit.companion or (unit.lone and not self._joined):
+            return  # a file by itself tells nothing, unless others of its series had more
+        for mine in _all_series(unit):
+            model = self._models.get(mine)
+            if model and model.written > unit.written:
+                continue
             self._models.pop(mine, None)
             files = self._committed.own(unit) if self._committed else members(unit)
             self._models[mine] = _Model(unit.path, unit.written, files)
             if len(self._models) > _SERIES_LIMIT:
                 del self._models[next(iter(self._models))]
-        self._doubted.pop(unit.path, None)
 
     def forget_missing(self, paths: set[str]) -> None:
         """Checkpoints that are gone are nobody's twin."""
@@ -120,17 +125,23 @@ class Siblings:
             del self._doubted[path]
 
     def _model(self, unit: Unit) -> _Model | None:
-        if self._committed and unit.lone:
-            files = _in_shape(self._committed.of(unit.path), unit)
-            return _Model(unit.path, unit.written, files) if files else None
-        mine = series(unit.path)
+        own = self._committed.of(unit.path) if self._committed and unit.lone else {}
+        if "" in own:
+            return _Model(unit.path, unit.written, own)
+        found = [model for mine in _all_series(unit) if (model := self._of(mine))]
+        model = max(found, key=lambda one: one.written, default=None)
+        if model and unit.lone and len(model.files) < 2:
+            return None  # each is whole by itself
+        return replace(model, files=_in_shape(model.files, unit)) if model else None
+
+    def _of(self, mine: str) -> _Model | None:
         if self._committed and mine not in self._models and mine not in self._asked:
             self._asked.add(mine)
             files = self._committed.like(mine)
             if files:
                 self._models[mine] = _Model("", (0, 0, ""), files)
-        model = self._models.get(mine)
-        return replace(model, files=_in_shape(model.files, unit)) if model else None
+                self._joined |= len(files) > 1
+        return self._models.get(mine)
 
     def known(self, unit: Unit) -> bool:
         """Whether there is one to compare with."""
@@ -166,7 +177,7 @@ class Siblings:
 
     @staticmethod
     def _missing(unit: Unit, model: _Model) -> str | None:
-        paths = {path for path, _ in unit.files}
+        paths = _named(unit, model)
         before, now = _kinds(model.files), _kinds(paths)
         for kind, count in before.items():
             if now[kind] < (1 if "*" in kind else count):
@@ -257,13 +268,23 @@ def members(unit: Unit) -> Files:
 
 
 def _in_shape(files: Files, unit: Unit) -> Files:
-    """What was one file by then may be several now, or the other way: named as in ``unit``."""
+    """What was one file by then may be several now: named as in ``unit``."""
+    return {unit.path.rpartition("/")[2]: files[""]} if unit.beside and "" in files else files
+
+
+def _named(unit: Unit, model: _Model) -> set[str]:
+    """The files of ``unit``, the only one by its own name where ``model`` has several."""
     name = unit.path.rpartition("/")[2]
-    if unit.beside and "" in files:
-        return {name: files[""]}
-    if unit.lone and "" not in files:
-        return {"": files[name]} if name in files else {}
-    return files
+    return {path if "" in model.files else path or name for path, _ in unit.files}
+
+
+def _all_series(one: Unit | CommitRecord) -> set[str]:
+    """What a checkpoint is one of: of files beside each other, whichever of them names it."""
+    if isinstance(one, Unit):
+        paths = [one.below(path) for path, _ in one.files] if one.beside else []
+        return {series(path) for path in paths or [one.path]}
+    paths = [one.below(entry.path) for entry in one.files] if one.beside else []
+    return {series(path) for path in paths or [one.checkpoint]}
 
 
 def _kind(path: str) -> str:

@@ -85,8 +85,6 @@ class Gathered(NamedTuple):
     """The one that names it, which depends on names alone."""
 
     names: tuple[str, ...]
-    awaits: bool = False
-    """Whether others are still to come to this one, as they did to the steps before."""
 
 
 def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
@@ -107,19 +105,10 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
         numbers = zip(_NUMBER.findall(name), known[form].counts, strict=True)
         step = tuple(int(number) for number, counts in numbers if counts)
         by_moment[_Moment(step, known[form].words)].append(name)
-    whole = {m: names for m, names in by_moment.items() if 1 < len(names) <= _MOST}
-    newest: dict[str, tuple[int, ...]] = {}
-    for moment, names in whole.items():
-        yield Gathered(min(names, key=lambda n: (known[forms[n]].place, n)), tuple(sorted(names)))
-        for name in names:
-            newest[forms[name]] = max(newest.get(forms[name], ()), moment.step)
-    later: defaultdict[str, list[str]] = defaultdict(list)
-    for moment, (name, *others) in by_moment.items():
-        if not others and forms[name] in newest and moment.step > newest[forms[name]]:
-            later[forms[name]].append(name)
-    for name, *more in later.values():
-        if not more:  # a second step without the others is the writer's new manner
-            yield Gathered(name, (name,), awaits=True)
+    for names in by_moment.values():
+        if 1 < len(names) <= _MOST:
+            head = min(names, key=lambda name: (known[forms[name]].place, name))
+            yield Gathered(head, tuple(sorted(names)))
 
 
 def _kind_of(form: str) -> _Kind | None:

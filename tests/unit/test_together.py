@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncd.alongside import cut_off
+from syncd.alongside import cut_off, noted
 from syncd.errors import Transient
 from syncd.profiles import units
 from syncd.records import CommitRecord
@@ -68,7 +68,7 @@ def test_one_that_others_are_still_to_come_to_is_not_committed(tmp_path: Path) -
     machine.write("netG_epoch_2.pth", b"\x80\x02.")
     assert machine.commit_all() == []
     (waiting,) = machine.pipeline.look().incomplete
-    assert waiting.reason == "the files that the step before had beside it are still to come"
+    assert waiting.reason.startswith("there is no file like netD_epoch_1.pth")
     machine.write("netD_epoch_2.pth", b"\x80\x02.")
     (second,) = machine.commit_all()
     assert second.checkpoint == "netD_epoch_2.pth"
@@ -217,9 +217,39 @@ def test_one_that_is_left_of_several_is_committed_alone(tmp_path: Path) -> None:
     machine.commit_all()
     (machine.root / "optimizer.pt").unlink()
     machine.write("model.pt", saved(2))
+    assert machine.commit_all() == [], "perhaps it was deleted to be written anew"
+    machine.write("model.pt", saved(3))
     (record,) = machine.commit_all()
     assert not record.beside
-    assert back(machine, tmp_path / "two") == {"model.pt": saved(2)}
+    assert back(machine, tmp_path / "two") == {"model.pt": saved(3)}
+
+
+def test_a_step_is_not_whole_without_the_file_that_named_the_one_before(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    parts = ("model", "optimizer", "scheduler")
+    for part in parts:
+        machine.write(f"{part}_1.pt", saved(1))
+    assert len(machine.commit_all()) == 1
+    for part in parts[1:]:
+        machine.write(f"{part}_2.pt", saved(2))
+        assert machine.commit_all() == []
+    machine.write("model_2.pt", saved(2))
+    (record,) = machine.commit_all()
+    assert len(record.files) == 3
+
+
+def test_a_step_is_not_whole_because_the_one_before_was_deleted(tmp_path: Path) -> None:
+    """The room for a step is made before it is written; and what was there only the log knows."""
+    for life in ("one", "two"):
+        machine = Machine(tmp_path / life, tmp_path / "bucket", life).start()
+        for part in ("model", "optimizer"):
+            if life == "one":
+                machine.write(f"{part}_1.pt", saved(1))
+        assert len(machine.commit_all()) == (life == "one")
+        for path in machine.root.glob("*_1.pt"):
+            path.unlink()
+        machine.write("model_2.pt", saved(2))
+        assert machine.commit_all() == []
 
 
 def test_a_second_step_alone_is_the_new_manner(tmp_path: Path) -> None:
@@ -230,7 +260,11 @@ def test_a_second_step_alone_is_the_new_manner(tmp_path: Path) -> None:
     machine.write("model_2.pt", saved(2))
     assert machine.commit_all() == []
     machine.write("model_3.pt", saved(3))
-    assert {record.checkpoint for record in machine.commit_all()} == {"model_2.pt", "model_3.pt"}
+    both = machine.commit_all() + machine.commit_all()
+    assert [record.checkpoint for record in both] == ["model_3.pt", "model_2.pt"]
+    assert both[1].behind == both[0].seq
+    machine.write("model_4.pt", saved(4))
+    assert len(machine.commit_all()) == 1
 
 
 def test_what_is_being_written_aside_holds_up_the_files_it_belongs_to(tmp_path: Path) -> None:
@@ -285,7 +319,8 @@ def test_a_restore_that_ends_before_all_is_there_is_gone_on_with(
     assert set(tree(two)) == {"replay.bin"}
     half = cut_off(two, commits)
     assert half
-    along = way_back.bring_along(half, commits, two)
+    with noted(two, half):
+        along = way_back.bring_along(half, commits, two)
     assert [record.checkpoint for record in along.brought] == ["model.pt"]
     assert set(tree(two)) == {"replay.bin", "model.pt", "optimizer.pt"}
     assert cut_off(two, commits) is None
