@@ -130,8 +130,8 @@ class Siblings:
             return _Model(unit.path, unit.written, own)
         found = [model for mine in _all_series(unit) if (model := self._of(mine))]
         model = max(found, key=lambda one: one.written, default=None)
-        if model and unit.lone and len(model.files) < 2:
-            return None  # each is whole by itself
+        if model and unit.lone and _kind(unit.path.rpartition("/")[2]) not in _kinds(model.files):
+            return None  # it was none of several: each is whole by itself
         return replace(model, files=_in_shape(model.files, unit)) if model else None
 
     def _of(self, mine: str) -> _Model | None:

@@ -267,6 +267,15 @@ def test_a_second_step_alone_is_the_new_manner(tmp_path: Path) -> None:
     assert len(machine.commit_all()) == 1
 
 
+def test_a_file_lacks_nothing_that_a_directory_of_its_name_had(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for name in ("model_1/weights.bin", "model_1/optimizer.bin"):
+        machine.write(name, saved(1))
+    assert len(machine.commit_all()) == 1
+    machine.write("model_2", b"a" * (2 << 20))
+    assert [record.profile for record in machine.commit_all()] == ["file"]
+
+
 def test_what_is_being_written_aside_holds_up_the_files_it_belongs_to(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     write_over(machine, b"N.")
