@@ -39,9 +39,7 @@ class Alongside:
     no number, and the newest directory where the checkpoint is a file itself.
     """
 
-    def __init__(
-        self, record: CommitRecord, commits: Iterable[CommitRecord | Corrupt] = ()
-    ) -> None:
+    def __init__(self, record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> None:
         """``record`` is what has been restored, ``commits`` are all, newest first."""
         path = PurePosixPath(record.checkpoint)
         self._above = {str(parent) for parent in path.parents}
