@@ -229,7 +229,7 @@ def environment(place: Place, disk: Path) -> dict[str, str]:
     return {
         **keep,
         "HOME": str(place.folder),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "CLOUD_BUCKET": BUCKET,
         "CLOUD_PREFIX": PREFIX,
         "CHECKPOINT_DIR": str(disk / "checkpoints"),

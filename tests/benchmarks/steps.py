@@ -1,11 +1,11 @@
 """What the trainer feels: the time of its steps while something copies its checkpoints.
 
     python -m tests.benchmarks.steps [--loop torch|trainer] [--pairs 5] [--seconds 20]
-        [--with idle,upload,rclone,aws,thread]
+        [--with idle,upload,rclone,aws,thread] [--device cpu|cuda]
 
 One training process runs the whole time, on all cores: ``torch`` is a plain PyTorch loop with a
-DataLoader of two workers, ``trainer`` the project's own at scale M, a generation being a step. In
-turns there is nothing beside it, and one of
+DataLoader of two workers, ``trainer`` the project's own at scale M, a generation being a step. On
+a GPU each step is waited for. In turns there is nothing beside it, and one of
 
     idle     a daemon that watches, and has nothing to send
     upload   a daemon that sends a new checkpoint of 1 GiB, without a limit, again and again
@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from syncd.control import Client
@@ -46,10 +46,10 @@ WARM = 8.0
 # -- the training process: a line per step, the moment of its end and how long it took
 
 
-def train(loop: str, log: Path, orders: Path) -> None:
+def train(loop: str, device: str, log: Path, orders: Path) -> None:
     """Step until killed; a path in ``orders`` is uploaded by a thread when SIGUSR1 comes."""
     signal.signal(signal.SIGUSR1, lambda *_: _upload_in_thread(Path(orders.read_text())))
-    step = {"torch": _torch_steps, "trainer": _trainer_steps}[loop]()
+    step = {"torch": _torch_steps, "trainer": _trainer_steps}[loop](device)
     with log.open("a", buffering=1) as file:
         while True:
             began = time.monotonic()
@@ -69,7 +69,7 @@ def _upload_in_thread(path: Path) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-def _torch_steps() -> Iterator[None]:
+def _torch_steps(device: str) -> Iterator[None]:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -88,32 +88,40 @@ def _torch_steps() -> Iterator[None]:
         torch.nn.ReLU(),
         torch.nn.Flatten(),
         torch.nn.Linear(32 * 16 * 16, 10),
-    )
+    ).to(device)
     optimiser = torch.optim.Adam(model.parameters())
     for images, labels in DataLoader(Images(), batch_size=32, num_workers=2):
         optimiser.zero_grad()
-        torch.autograd.backward(torch.nn.functional.cross_entropy(model(images), labels))
+        found = model(images.to(device))
+        loss = torch.nn.functional.cross_entropy(found, labels.to(device))
+        torch.autograd.backward(loss)
         optimiser.step()
+        loss.item()  # waits for a GPU
         yield
 
 
-def _trainer_steps() -> Iterator[None]:
+def _trainer_steps(device: str) -> Iterator[None]:
     from dataclasses import replace
 
-    from tests.benchmarks.trainer import CPU, SHAPE
+    import torch
+
+    from tests.benchmarks.trainer import SHAPE
     from trainer import market, reading, state, synthetic
     from trainer.environment import Exchange, Rules
     from trainer.training import advance
 
+    where = torch.device(device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.csv"
         synthetic.write_market(path, days=1600, tickers=24, seed=1)
         settings = replace(SHAPE, tradable=",".join(f"S{i:03d}" for i in range(16)))
         reading.warm(path)
-        place = Exchange(market.load(path, settings, CPU), Rules.of(settings))
-    current = state.fresh(settings, place, CPU)
+        place = Exchange(market.load(path, settings, where), Rules.of(settings))
+    current = state.fresh(settings, place, where)
     while True:
         advance(current, place)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
         yield
 
 
@@ -221,7 +229,7 @@ def p99(values: list[float]) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
 
 
-def compare(loop: str, what: str, pairs: int, seconds: float) -> None:
+def compare(loop: str, device: str, what: str, pairs: int, seconds: float) -> None:
     """Without and with it, in turns."""
     medians, tails, plain, counts = [], [], [], []
     memory = Path("/dev/shm")
@@ -233,13 +241,15 @@ def compare(loop: str, what: str, pairs: int, seconds: float) -> None:
         sink.start()
         assert sink._process
         os.sched_setscheduler(sink._process.pid, os.SCHED_IDLE, os.sched_param(0))
-        words = ["--train", loop, str(log), str(disk / "orders")]
+        words = ["--train", loop, device, str(log), str(disk / "orders")]
         env = environment(sink, disk)
         words = [sys.executable, "-m", "tests.benchmarks.steps", *words]
         trainer = subprocess.Popen(words, env=env)
         try:
             beside = Beside(sink, disk, trainer)
             while len(log.read_text().splitlines()) < 3:
+                if trainer.poll() is not None:
+                    sys.exit(f"the training ended with {trainer.returncode}")
                 time.sleep(0.2)
             for _ in range(1 if what == "thread" else pairs):
                 time.sleep(WARM)
@@ -257,12 +267,13 @@ def compare(loop: str, what: str, pairs: int, seconds: float) -> None:
                 medians.append(statistics.median(during) / plain[-1])
                 tails.append(p99(during) / p99(without))
         finally:
-            os.killpg(trainer.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended before it had a group of its own
+                os.killpg(trainer.pid, signal.SIGKILL)
             trainer.wait()
             sink.stop()
     print(
-        f"{loop}, {what:<7} a step {1000 * statistics.median(plain):8.1f} ms; with it: median "
-        f"x {statistics.median(medians):.3f} ({min(medians):.3f}-{max(medians):.3f}), p99 "
+        f"{loop} on {device}, {what:<7} a step {1000 * statistics.median(plain):8.1f} ms; with it: "
+        f"median x {statistics.median(medians):.3f} ({min(medians):.3f}-{max(medians):.3f}), p99 "
         f"x {statistics.median(tails):.3f} ({min(tails):.3f}-{max(tails):.3f}), "
         f"{statistics.median(counts):.0f} MB/s sent, {len(medians)} pairs",
         flush=True,
@@ -273,17 +284,18 @@ def main() -> None:
     """By hand."""
     if sys.argv[1:2] == ["--train"]:
         os.setpgrp()  # within the session, as supervisord does it: niceness counts within one
-        train(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+        train(sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--loop", choices=("torch", "trainer"), default="torch")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--with", dest="beside", default=",".join(BESIDE))
     given = parser.parse_args()
     for what in given.beside.split(","):
-        compare(given.loop, what, given.pairs, given.seconds)
+        compare(given.loop, given.device, what, given.pairs, given.seconds)
 
 
 if __name__ == "__main__":
