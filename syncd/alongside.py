@@ -14,6 +14,7 @@ from syncd.profiles import COMPANION, Unit
 from syncd.records import CommitRecord
 from syncd.series import series
 from syncd.stores.durable import sync_folder
+from syncd.trackers import leads_to, may_track, point
 
 _LATE = 2
 """Times the pause between the last two of a series after which no other is awaited."""
@@ -42,7 +43,7 @@ class Alongside:
     def __init__(self, record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> None:
         """``record`` is what has been restored, ``commits`` are all, newest first."""
         path = PurePosixPath(record.checkpoint)
-        self._above = {str(parent) for parent in path.parents}
+        self._above: set[str] = set()
         self._folder = str(path.parent)
         self._series: set[str] = set()
         self._companions: set[str] = set()
@@ -67,6 +68,7 @@ class Alongside:
         """This one is there now, or something is where it belongs."""
         if is_companion(commit):
             return
+        self._above |= {str(parent) for parent in PurePosixPath(commit.checkpoint).parents}
         self._series.add(series(commit.checkpoint))
         if _is_file(commit):
             self._series |= {series(commit.below(entry.path)) for entry in commit.files}
@@ -85,6 +87,9 @@ class Along:
     left_out: list[str] = field(default_factory=list)
     """What could not be brought, and why."""
 
+    pointed: dict[str, str] = field(default_factory=dict)
+    """Trackers that name another checkpoint now, by their paths, and which."""
+
 
 def bring_along(
     record: CommitRecord,
@@ -92,17 +97,20 @@ def bring_along(
     root: Path,
     restore: Callable[[CommitRecord], object],
 ) -> Along:
-    """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet."""
+    """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet.
+
+    Companions come last: they accompany all that has come. Then the trackers name what is there.
+    """
     along, alongside = Along(), Alongside(record, commits)
-    for commit in commits:
-        if isinstance(commit, Corrupt) or not alongside.wants(commit):
+    known = [commit for commit in commits if isinstance(commit, CommitRecord)]
+    for commit in sorted(known, key=is_companion):
+        if not alongside.wants(commit):
             continue
         if any(os.path.lexists(root / place) for place in places_of(commit)):
             alongside.has(commit)
             continue
-        above = (root / commit.checkpoint).parent
-        targets = [above / link.target for link in commit.links if not link.path]
-        if not all(map(os.path.exists, targets)):  # a name may be too long for Path.exists
+        targets = [link.target for link in commit.links if not link.path]
+        if any(_leads_nowhere(root, commit, to, [record, *along.brought]) for to in targets):
             continue  # it points to a checkpoint that was not brought back
         try:
             restore(commit)
@@ -115,7 +123,30 @@ def bring_along(
             continue
         alongside.has(commit)
         along.brought.append(commit)
+    for one in (record, *along.brought):
+        if not is_companion(one):
+            _point(root, one, along)
     return along
+
+
+def _point(root: Path, record: CommitRecord, along: Along) -> None:
+    """Have the trackers of one that is there name it; they are no longer as they were committed."""
+    try:
+        along.pointed.update(point(root, record))
+    except OSError as error:
+        along.left_out.append(f"what names {record.checkpoint}: {error}")
+    along.brought = [one for one in along.brought if one.checkpoint not in along.pointed]
+
+
+def _leads_nowhere(
+    root: Path, link: CommitRecord, target: str, there: Iterable[CommitRecord]
+) -> bool:
+    """Whether a link leads to nothing, and will not be made to lead to one of those there."""
+    path = link.checkpoint
+    there_is = os.path.exists  # Path.exists raises where a name is too long
+    if there_is((root / path).parent / target):
+        return False
+    return not (may_track(path) and any(leads_to(path, target, c.checkpoint) for c in there))
 
 
 @contextmanager

@@ -116,7 +116,8 @@ class Comeback:
             return self._without_commits(root, force)
         rank = self._settings.rank
         if rank is not None:
-            chosen = [c if isinstance(c, Corrupt) else _for_rank(c, rank, request) for c in chosen]
+            own = request.own
+            chosen = [of_rank(c, rank) if own and isinstance(c, CommitRecord) else c for c in chosen]
             if request.is_plain:
                 return self._together(root, chosen, force)
         if at is None and not everything and not force:
@@ -233,6 +234,8 @@ class Comeback:
             self._say(f"syncd: NOT INTACT, passed over: {words}")
         for other in along.brought:
             self._say(f"syncd: and beside it {other.checkpoint}")
+        for path, name in along.pointed.items():
+            self._say(f"syncd: {path} names {name} now: what it named is not here, or older")
         for words in along.left_out:
             self._say(f"syncd: WARNING: not brought beside it: {words}")
 
@@ -350,10 +353,6 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
-
-
-def _for_rank(record: CommitRecord, rank: int, request: Request) -> CommitRecord:
-    return of_rank(record, rank) if request.own else record
 
 
 def newest_local(settings: Settings, root: Path) -> Unit | None:
