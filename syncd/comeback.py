@@ -116,8 +116,8 @@ class Comeback:
             return self._without_commits(root, force)
         rank = self._settings.rank
         if rank is not None:
-            own = request.own
-            chosen = [of_rank(c, rank) if own and isinstance(c, CommitRecord) else c for c in chosen]
+            if request.own:
+                chosen = [c if isinstance(c, Corrupt) else of_rank(c, rank) for c in chosen]
             if request.is_plain:
                 return self._together(root, chosen, force)
         if at is None and not everything and not force:
