@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ _LATE = 2
 
 _BEGUN = ".syncd-beside-"
 """Beginning of the names of folders that tell what was begun; no scan looks into them."""
+
+_FAR = 4
+"""Times as far from a checkpoint as the nearest version of a companion is one of another save."""
 
 _ONCE = 86400 * 10**9
 """Nanoseconds for which another one is awaited of what came only once."""
@@ -55,9 +59,7 @@ class Alongside:
         """Whether this one belongs beside it."""
         folder = str(PurePosixPath(commit.checkpoint).parent)
         if is_companion(commit):
-            newest = commit.checkpoint not in self._companions
-            self._companions.add(commit.checkpoint)
-            return newest and folder in self._above
+            return commit.checkpoint not in self._companions and folder in self._above
         mine = series(commit.checkpoint)
         if mine in self._series:
             return False
@@ -67,6 +69,7 @@ class Alongside:
     def has(self, commit: CommitRecord) -> None:
         """This one is there now, or something is where it belongs."""
         if is_companion(commit):
+            self._companions.add(commit.checkpoint)
             return
         self._above |= {str(parent) for parent in PurePosixPath(commit.checkpoint).parents}
         self._series.add(series(commit.checkpoint))
@@ -103,7 +106,8 @@ def bring_along(
     """
     along, alongside = Along(), Alongside(record, commits)
     known = [commit for commit in commits if isinstance(commit, CommitRecord)]
-    for commit in sorted(known, key=is_companion):
+    others = [commit for commit in known if not is_companion(commit)]
+    for commit in (*others, *as_of(record, known)):
         if not alongside.wants(commit):
             continue
         if any(os.path.lexists(root / place) for place in places_of(commit)):
@@ -111,7 +115,8 @@ def bring_along(
             continue
         targets = [link.target for link in commit.links if not link.path]
         if any(_leads_nowhere(root, commit, to, [record, *along.brought]) for to in targets):
-            continue  # it points to a checkpoint that was not brought back
+            alongside.has(commit)  # it points to a checkpoint that was not brought back
+            continue
         try:
             restore(commit)
         except (Corrupt, ValueError, OverflowError) as error:
@@ -127,6 +132,25 @@ def bring_along(
         if not is_companion(one):
             _point(root, one, along)
     return along
+
+
+def as_of(record: CommitRecord, commits: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
+    """The companions among ``commits``, newest first; of each path that first which belongs.
+
+    A ``state.json`` that is written with each ``model.pt`` is in the store long before it. If the
+    one written about the time of ``record`` is there, a later one is of a save that never arrived.
+    """
+    versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
+    for commit in commits:
+        if is_companion(commit):
+            versions[commit.checkpoint].append(commit)
+
+    def distance(commit: CommitRecord) -> int:
+        return abs(_written(commit) - _written(record))
+
+    for mine in versions.values():
+        near = sorted(mine, key=distance)
+        yield from near if distance(near[0]) * _FAR <= distance(mine[0]) else mine
 
 
 def _point(root: Path, record: CommitRecord, along: Along) -> None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from syncd.alongside import as_of, is_companion
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt, NotFound
@@ -48,8 +49,10 @@ def doomed(
 
     ``records`` come newest first. The newest of all always stays, and so does the newest of each
     writer that could not be fenced: it may be alive, and lean on what it committed last. Of a
-    checkpoint whose step is a multiple of ``every`` the newest commit stays for ever.
+    checkpoint whose step is a multiple of ``every`` the newest commit stays for ever. And with the
+    newest of each series stays what a restore would bring beside it, though there are newer ones.
     """
+    records = list(records)
     kept: Counter[str] = Counter()
     milestones: set[str] = set()
     lives: set[tuple[str, str]] = set()
@@ -64,7 +67,25 @@ def doomed(
         if keep is not None and kept[mine] >= keep and not (leaned_on or milestone):
             going.append(record)
         kept[mine] += 1
-    return going
+    belong = _beside_the_newest(records) if going else set()
+    return [record for record in going if record.seq not in belong]
+
+
+def _beside_the_newest(records: Sequence[CommitRecord]) -> set[int]:
+    """Numbers of the companions that belong to the newest commit of each series."""
+    newest: dict[str, CommitRecord] = {}
+    for record in records:
+        if not is_companion(record):
+            newest.setdefault(series(record.checkpoint), record)
+    rewritten = Counter(record.checkpoint for record in records if is_companion(record))
+    several = [one for one in records if rewritten[one.checkpoint] > 1]
+    belong: set[int] = set()
+    for record in newest.values():
+        first: dict[str, int] = {}
+        for companion in as_of(record, several):
+            first.setdefault(companion.checkpoint, companion.seq)
+        belong.update(first.values())
+    return belong
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from syncd.alongside import cut_off, noted
+from syncd.clock import SystemClock
 from syncd.errors import Transient
 from syncd.profiles import units
 from syncd.records import CommitRecord
+from syncd.retention import Retention
 from syncd.scan import scan
-from tests.workbench import Machine, age, restore_newest, restorer, tree
+from syncd.stores.directory import DirectoryStore
+from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
 
 CASES = {
     "networks of one epoch": ["netG_epoch_5.pth netD_epoch_5.pth", "netG_6.pth netD_6.pth"],
@@ -162,8 +165,8 @@ def test_what_is_there_already_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_one_beside_it_that_is_not_intact_is_named_and_an_older_one_comes(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
-    for name in ("epoch_1.pt", "epoch_2.pt", "last.bin"):
-        machine.write(name, b"\x80\x02N.")
+    for seconds, name in ((30, "epoch_1.pt"), (20, "epoch_2.pt"), (10, "last.bin")):
+        age(machine.write(name, b"\x80\x02N."), seconds)
         assert machine.commit_all()
     (machine.bucket / "eigen2/checkpoints/epoch_2.pt").write_bytes(b"changed")
     way_back = restorer(machine.bucket)
@@ -335,3 +338,47 @@ def test_a_restore_that_ends_before_all_is_there_is_gone_on_with(
     assert cut_off(two, commits) is None
     assert scan(two)
     assert not list(two.glob(".syncd-*"))
+
+
+def save(machine: Machine, number: int, at: float, model: bool = True) -> None:
+    """The state first, then the model; ``at`` is how many seconds ago."""
+    age(machine.write("state.json", f'{{"epoch": {number}}}'), at)
+    machine.commit_all()
+    if model:
+        age(machine.write("model.pt", b"\x80\x02K" + bytes([number]) + b"."), at - 5)
+        assert machine.commit_all()
+
+
+def test_text_of_a_save_that_never_arrived_is_not_mixed_with_the_model_before(
+    tmp_path: Path,
+) -> None:
+    """The text is in the store at once, the model after an hour, or never."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    age(machine.write("config.yaml", "rate: 1"), 10_000)
+    for number, at in ((1, 3000), (2, 2000)):
+        save(machine, number, at)
+    save(machine, 3, 1000, model=False)
+    age(machine.write("config.yaml", "rate: 2"), 500)
+    machine.commit_all()
+    model = b"\x80\x02K\x02."
+    expected = {"model.pt": model, "state.json": b'{"epoch": 2}', "config.yaml": b"rate: 2"}
+    assert back(machine, tmp_path / "two") == expected
+    for path in machine.bucket.rglob("*"):  # the one that belongs cannot be read any more
+        if path.is_file() and path.read_bytes() == expected["state.json"]:
+            path.write_bytes(b"#")
+    result = restorer(machine.bucket)
+    along = result.restore_newest(result.commits(), tmp_path / "three").along
+    assert [words.partition(" ")[0] for words in along.rejected] == ["state.json"]
+    assert (tmp_path / "three/state.json").read_bytes() == b'{"epoch": 3}'
+
+
+def test_pruning_leaves_the_text_that_belongs_to_the_newest_checkpoint(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    save(machine, 1, 3000)
+    save(machine, 2, 2000)
+    for number, at in ((3, 1000), (4, 900)):
+        save(machine, number, at, model=False)
+    Retention(DirectoryStore(machine.bucket), LAYOUT, SystemClock()).prune(1)
+    commits = [c for c in restorer(machine.bucket).commits() if isinstance(c, CommitRecord)]
+    assert sorted(c.checkpoint for c in commits) == ["model.pt", "state.json", "state.json"]
+    assert back(machine, tmp_path / "two")["state.json"] == b'{"epoch": 2}'
