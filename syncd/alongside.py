@@ -135,22 +135,28 @@ def bring_along(
 
 
 def as_of(record: CommitRecord, commits: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
-    """The companions among ``commits``, newest first; of each path that first which belongs.
+    """The companions among ``commits``, newest first, but what belongs to ``record`` before others.
 
     A ``state.json`` that is written with each ``model.pt`` is in the store long before it. If the
-    one written about the time of ``record`` is there, a later one is of a save that never arrived.
+    one written about the time of ``record`` is there, a later one is of a save that never arrived;
+    and so is, beside ``meta_100.json``, a later one of its series, which is left out.
     """
     versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
     for commit in commits:
         if is_companion(commit):
-            versions[commit.checkpoint].append(commit)
+            versions[series(commit.checkpoint)].append(commit)
 
     def distance(commit: CommitRecord) -> int:
         return abs(_written(commit) - _written(record))
 
-    for mine in versions.values():
-        near = sorted(mine, key=distance)
-        yield from near if distance(near[0]) * _FAR <= distance(mine[0]) else mine
+    for mine, found in versions.items():
+        nearest = min(found, key=distance)
+        if distance(nearest) * _FAR > distance(found[0]):
+            yield from found
+        elif "#" in mine:
+            yield from (one for one in found if _written(one) <= _written(nearest))
+        else:
+            yield from sorted(found, key=distance)
 
 
 def _point(root: Path, record: CommitRecord, along: Along) -> None:

@@ -77,13 +77,11 @@ def _beside_the_newest(records: Sequence[CommitRecord]) -> set[int]:
     for record in records:
         if not is_companion(record):
             newest.setdefault(series(record.checkpoint), record)
-    rewritten = Counter(record.checkpoint for record in records if is_companion(record))
-    several = [one for one in records if rewritten[one.checkpoint] > 1]
     belong: set[int] = set()
     for record in newest.values():
         first: dict[str, int] = {}
-        for companion in as_of(record, several):
-            first.setdefault(companion.checkpoint, companion.seq)
+        for companion in as_of(record, records):
+            first.setdefault(series(companion.checkpoint), companion.seq)
         belong.update(first.values())
     return belong
 

@@ -372,6 +372,20 @@ def test_text_of_a_save_that_never_arrived_is_not_mixed_with_the_model_before(
     assert (tmp_path / "three/state.json").read_bytes() == b'{"epoch": 3}'
 
 
+def test_text_of_a_step_that_never_arrived_stays_in_the_store(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number, at in ((1, 300), (2, 200), (3, 100)):
+        age(machine.write(f"meta_{number}.json", "{}"), at)
+        machine.commit_all()
+        if number < 3:
+            age(machine.write(f"model_{number}.pt", b"\x80\x02N."), at - 5)
+            machine.commit_all()
+    expected = {"meta_1.json", "meta_2.json", "model_2.pt"}
+    assert set(back(machine, tmp_path / "two")) == expected
+    Retention(DirectoryStore(machine.bucket), LAYOUT, SystemClock()).prune(1)
+    assert set(back(machine, tmp_path / "three")) == expected - {"meta_1.json"}
+
+
 def test_pruning_leaves_the_text_that_belongs_to_the_newest_checkpoint(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     save(machine, 1, 3000)
