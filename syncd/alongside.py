@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from syncd.companions import tells_of_state
 from syncd.errors import Corrupt, Permanent
 from syncd.place import remove
 from syncd.profiles import COMPANION, Unit
 from syncd.records import CommitRecord
 from syncd.series import series
 from syncd.stores.durable import sync_folder
-from syncd.trackers import leads_to, may_track, point
+from syncd.trackers import leads_to, may_track
 
 _LATE = 2
 """Times the pause between the last two of a series after which no other is awaited."""
@@ -23,7 +24,7 @@ _LATE = 2
 _BEGUN = ".syncd-beside-"
 """Beginning of the names of folders that tell what was begun; no scan looks into them."""
 
-_FAR = 4
+_FAR = 3
 """Times as far from a checkpoint as the nearest version of a companion is one of another save."""
 
 _ONCE = 86400 * 10**9
@@ -90,8 +91,11 @@ class Along:
     left_out: list[str] = field(default_factory=list)
     """What could not be brought, and why."""
 
-    pointed: dict[str, str] = field(default_factory=dict)
-    """Trackers that name another checkpoint now, by their paths, and which."""
+    there: list[CommitRecord] = field(default_factory=list)
+    """What lay there already, or something else where it belongs."""
+
+    not_newest: list[CommitRecord] = field(default_factory=list)
+    """Companions of which a newer version stays in the store."""
 
 
 def bring_along(
@@ -102,16 +106,39 @@ def bring_along(
 ) -> Along:
     """Have ``restore`` bring what lay beside ``record``, as far as nothing is there yet.
 
-    Companions come last: they accompany all that has come. Then the trackers name what is there.
+    Companions come last: they accompany all that has come.
     """
     along, alongside = Along(), Alongside(record, commits)
     known = [commit for commit in commits if isinstance(commit, CommitRecord)]
-    others = [commit for commit in known if not is_companion(commit)]
-    for commit in (*others, *as_of(record, known)):
+    others = (commit for commit in known if not is_companion(commit))
+    _bring(others, record, along, alongside, root, restore)
+    there = [record, *along.brought, *along.there]
+    texts = Companions(known)
+    for path in texts.paths:
+        versions = texts.as_of(owner(path, there), path)
+        before = len(along.brought)
+        _bring(versions, record, along, alongside, root, restore)
+        for brought in along.brought[before:]:
+            if brought is not texts.newest(path):
+                along.not_newest.append(brought)
+    return along
+
+
+def _bring(
+    wanted: Iterable[CommitRecord],
+    record: CommitRecord,
+    along: Along,
+    alongside: Alongside,
+    root: Path,
+    restore: Callable[[CommitRecord], object],
+) -> None:
+    for commit in wanted:
         if not alongside.wants(commit):
             continue
         if any(os.path.lexists(root / place) for place in places_of(commit)):
             alongside.has(commit)
+            if not is_companion(commit):
+                along.there.append(commit)
             continue
         targets = [link.target for link in commit.links if not link.path]
         if any(_leads_nowhere(root, commit, to, [record, *along.brought]) for to in targets):
@@ -128,44 +155,57 @@ def bring_along(
             continue
         alongside.has(commit)
         along.brought.append(commit)
-    for one in (record, *along.brought):
-        if not is_companion(one):
-            _point(root, one, along)
-    return along
 
 
-def as_of(record: CommitRecord, commits: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
-    """The companions among ``commits``, newest first, but what belongs to ``record`` before others.
+class Companions:
+    """The versions of each companion, and which of them belongs to a checkpoint.
 
     A ``state.json`` that is written with each ``model.pt`` is in the store long before it. If the
-    one written about the time of ``record`` is there, a later one is of a save that never arrived;
-    and so is, beside ``meta_100.json``, a later one of its series, which is left out.
+    one that was written about the time of the model is there, a later one is of another save,
+    which may never have arrived.
     """
-    versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
-    for commit in commits:
-        if is_companion(commit):
-            versions[series(commit.checkpoint)].append(commit)
 
-    def distance(commit: CommitRecord) -> int:
-        return abs(_written(commit) - _written(record))
+    def __init__(self, commits: Iterable[CommitRecord]) -> None:
+        """Of ``commits``, newest first."""
+        self._versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
+        for commit in commits:
+            if is_companion(commit):
+                self._versions[commit.checkpoint].append(commit)
 
-    for mine, found in versions.items():
-        nearest = min(found, key=distance)
-        if distance(nearest) * _FAR > distance(found[0]):
-            yield from found
-        elif "#" in mine:
-            yield from (one for one in found if _written(one) <= _written(nearest))
-        else:
-            yield from sorted(found, key=distance)
+    @property
+    def paths(self) -> list[str]:
+        """Those that there are, the newest first."""
+        return list(self._versions)
+
+    def newest(self, path: str) -> CommitRecord:
+        """The newest version of one."""
+        return self._versions[path][0]
+
+    def as_of(self, record: CommitRecord, path: str) -> list[CommitRecord]:
+        """The versions of one, first that which belongs to ``record``, then the newest first.
+
+        Of logs, code and pictures, and of links, that is always the newest.
+        """
+        found = self._versions[path]
+        if len(found) == 1 or found[0].links or not tells_of_state(path):
+            return found
+        at = _written(record)
+        far = [abs(_written(one) - at) for one in found]
+        near = far.index(min(far))
+        if far[near] * _FAR > far[0]:
+            return found
+        return [found[near], *found[:near], *found[near + 1 :]]
 
 
-def _point(root: Path, record: CommitRecord, along: Along) -> None:
-    """Have the trackers of one that is there name it; they are no longer as they were committed."""
-    try:
-        along.pointed.update(point(root, record))
-    except OSError as error:
-        along.left_out.append(f"what names {record.checkpoint}: {error}")
-    along.brought = [one for one in along.brought if one.checkpoint not in along.pointed]
+def owner(path: str, there: Sequence[CommitRecord]) -> CommitRecord:
+    """Which of several checkpoints a companion belongs to: the first in the innermost folder."""
+
+    def shared(record: CommitRecord) -> int:
+        parents = {str(parent) for parent in PurePosixPath(record.checkpoint).parents}
+        above = PurePosixPath(path).parent
+        return len(above.parts) if str(above) in parents else -1
+
+    return max(there, key=shared)
 
 
 def _leads_nowhere(

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.alongside import Along, Occupied, cut_off, is_companion, noted, places_on_disk
-from syncd.clock import SystemClock
 from syncd.config import Settings
-from syncd.detect import Detector
-from syncd.errors import Changed, Corrupt, Permanent
+from syncd.errors import Corrupt, Permanent
 from syncd.journal import Journal
 from syncd.lock import AlreadyRunning, lock_state
+from syncd.ondisk import newest_local, on_disk
 from syncd.opening import JOURNAL, open_journal, store_identity
 from syncd.parts import of_rank
 from syncd.place import alone, clear_staging, keep
 from syncd.profiles import Unit, units
-from syncd.reader import digest_file
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
-from syncd.scan import Stat, scan
+from syncd.scan import scan
 from syncd.seat import newest_seen
 from syncd.series import series, step_of
+from syncd.trackers import point
 from syncd.transfer import Transfer
 from syncd.unproven import UnprovenRestorer
 
@@ -127,37 +126,54 @@ class Comeback:
         if local and at is None and not everything:
             wins = self._local_wins(root, local, newest, force)
             if wins:
+                self._point(root, [local.path], fresh=False)
                 return _OK
         replace = Replace.DROP if force else Replace.KEEP if at is None else Replace.NO
         results = self._restore(chosen, root, everything, replace)
-        self._remember(root, results)
+        return self._end(results, root)
+
+    def _end(self, results: list[Restored], root: Path) -> int:
+        """What is to be done once all is in its place."""
+        there = [one.record for one in results if one.record]
+        there += [one for result in results for one in (*result.along.brought, *result.along.there)]
+        named = [one.checkpoint for one in there if not is_companion(one)]
+        changed = self._point(root, named, fresh=True)
+        self._remember(root, results, changed)
         return self._report(results, root)
+
+    def _point(self, root: Path, checkpoints: Sequence[str], fresh: bool) -> set[str]:
+        """Have trackers name what is there; the paths of those that were written anew."""
+        done = point(root, checkpoints, fresh)
+        for path, name in done.names.items():
+            self._say(f"syncd: {path} names {name} now: what it named is not here, or older")
+        for words in done.failed:
+            self._say(f"syncd: WARNING: it is not known what this names: {words}")
+        return set(done.names)
 
     def _go_on(self, root: Path, commits: list[CommitRecord | Corrupt]) -> None:
         """With a restore that was cut off when the checkpoint itself was in its place already."""
         half = cut_off(root, commits)
-        if half and _on_disk(root, half):
+        if half and on_disk(root, half):
             self._say(f"syncd: going on with the restore of {half.checkpoint}, which was cut off")
             with noted(root, half):
                 result = Restored(half, along=self._restorer.bring_along(half, commits, root))
-            self._tell(result.along)
-            self._remember(root, [result])
+            self._end([result], root)
 
     def _together(self, root: Path, commits: list[CommitRecord | Corrupt], force: bool) -> int:
         """All machines go on from one commit: what lies on one disk alone counts for nothing."""
         newest = next(
             (c for c in commits if isinstance(c, CommitRecord) and not is_companion(c)), None
         )
-        if newest and not force and _on_disk(root, newest):
+        if newest and not force and on_disk(root, newest):
             self._say(f"syncd: {newest.checkpoint} is on disk as committed; going on from it")
             self._go_on(root, commits)
             self._put_aside(root, newest, commits)
+            self._point(root, [newest.checkpoint], fresh=True)
             return _OK
         results = self._restore(commits, root, False, Replace.DROP if force else Replace.KEEP)
-        self._remember(root, results)
         if results[0].record:
             self._put_aside(root, results[0].record, commits)
-        return self._report(results, root)
+        return self._end(results, root)
 
     def _put_aside(
         self, root: Path, record: CommitRecord, commits: list[CommitRecord | Corrupt]
@@ -193,7 +209,7 @@ class Comeback:
                     f"syncd: {commit.checkpoint} stays in the store: what is newer lies there"
                 )
                 continue
-            if _on_disk(root, commit):
+            if on_disk(root, commit):
                 self._say(f"syncd: {commit.checkpoint} is there already, as committed")
                 occupied.take(commit)
                 continue
@@ -234,8 +250,11 @@ class Comeback:
             self._say(f"syncd: NOT INTACT, passed over: {words}")
         for other in along.brought:
             self._say(f"syncd: and beside it {other.checkpoint}")
-        for path, name in along.pointed.items():
-            self._say(f"syncd: {path} names {name} now: what it named is not here, or older")
+        for other in along.not_newest:
+            self._say(
+                f"syncd: {other.checkpoint} is as of then (commit {other.seq}); what is newer "
+                "stays in the store"
+            )
         for words in along.left_out:
             self._say(f"syncd: WARNING: not brought beside it: {words}")
 
@@ -269,7 +288,7 @@ class Comeback:
         By the commit that the local checkpoint is, where that is known. A local
         checkpoint that was never committed as it is counts by its time of writing.
         """
-        if _on_disk(root, newest):
+        if on_disk(root, newest):
             return False
         committed = self._committed_as(local)
         if committed is not None:
@@ -291,7 +310,7 @@ class Comeback:
 
     # -- the journal of this machine
 
-    def _remember(self, root: Path, results: list[Restored]) -> None:
+    def _remember(self, root: Path, results: list[Restored], changed: set[str]) -> None:
         """Seed the journal, so that nothing that was just brought here goes up again."""
         if root.absolute() != self._settings.checkpoint_dir.absolute():
             return
@@ -299,19 +318,21 @@ class Comeback:
             with lock_state(self._settings.lock_dir):
                 journal = open_journal(self._settings)
                 try:
-                    self._seed(journal, root, results)
+                    self._seed(journal, root, results, changed)
                 finally:
                     journal.close()
         except (AlreadyRunning, OSError, sqlite3.Error):
             return  # the daemon that runs here, or comes, looks for itself
 
-    def _seed(self, journal: Journal, root: Path, results: list[Restored]) -> None:
+    def _seed(
+        self, journal: Journal, root: Path, results: list[Restored], changed: set[str]
+    ) -> None:
         tree = scan(root, self._settings.exclude)
         on_disk = {unit.path: unit for unit in units(tree)} if tree else {}
         for result in results:
             for record in (result.record, *result.along.brought):
                 unit = on_disk.get(record.checkpoint) if record else None
-                if record is None or unit is None:
+                if record is None or unit is None or unit.path in changed:
                     continue
                 digests = {entry.path: entry.sha256 for entry in record.files}
                 journal.add_digests(
@@ -353,41 +374,6 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
-
-
-def newest_local(settings: Settings, root: Path) -> Unit | None:
-    """The newest complete checkpoint on disk; torn ones do not count, nor doubtful ones.
-
-    What its writer never finished by its own sign is left to the trainer to find.
-    """
-    tree = scan(root, settings.exclude)
-    found = [u for u in units(tree) if not u.companion] if tree else []
-    detector = Detector(root, 0.0, SystemClock(), exclude=settings.exclude)
-    found.sort(key=lambda u: u.written, reverse=True)
-    for index, unit in enumerate(found):
-        mine = series(unit.path)
-        before = next((u for u in found[index + 1 :] if series(u.path) == mine), None)
-        if before:
-            detector.learn(before)
-        verdict = detector.judge(unit)
-        if verdict.complete and not verdict.flagged:
-            return unit
-    return None
-
-
-def _on_disk(root: Path, record: CommitRecord) -> bool:
-    """Whether every file of a commit lies at its place, with the committed content."""
-    for entry in record.files:
-        path = root / record.below(entry.path)
-        try:
-            seen = Stat.of(path.lstat())
-            if seen.size != entry.size:
-                return False
-            if seen.mtime_ns != entry.mtime_ns and digest_file(path, seen) != entry.sha256:
-                return False
-        except (OSError, Permanent, Changed):
-            return False
-    return True
 
 
 def _is(commit: CommitRecord | Corrupt, at: str) -> bool:

@@ -10,6 +10,9 @@ _COMPANION = re.compile(
     r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
 )
 _COMPANION_LIMIT = 1024 * 1024
+_LOG = re.compile(r".*(tfevents.*|\.(log|jsonl|csv|tsv|md|out|err|wandb))", re.IGNORECASE)
+"""What is written to all the time, and proves nothing of a checkpoint."""
+
 _ASIDE = re.compile(
     r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
     r"|.*tfevents.*|core\.\d+|\.DS_Store",
@@ -36,6 +39,16 @@ def accompanies(name: str, stat: Stat) -> bool:
     """Whether no trainer goes on from a file, as far as its name and size tell."""
     small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
     return bool(small or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name))
+
+
+def is_log(name: str) -> bool:
+    """Whether a file is a log by its name: it comes, goes and grows, and proves nothing."""
+    return bool(_LOG.fullmatch(name))
+
+
+def tells_of_state(name: str) -> bool:
+    """Whether a companion may hold some state that was saved: no log, code or picture does."""
+    return not (_ASIDE.fullmatch(name) or is_log(name))
 
 
 def all_accompany(folder: Folder) -> bool:

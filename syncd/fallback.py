@@ -17,10 +17,11 @@ from itertools import islice
 from typing import Any, Protocol
 
 from syncd.alongside import is_companion
-from syncd.comeback import Comeback, Request, newest_local
+from syncd.comeback import Comeback, Request
 from syncd.commitlog import CommitLog
 from syncd.config import Settings
 from syncd.errors import Corrupt, StoreError
+from syncd.ondisk import newest_local
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.series import series, step_of

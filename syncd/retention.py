@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from syncd.alongside import as_of, is_companion
+from syncd.alongside import Companions, is_companion
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt, NotFound
@@ -24,7 +24,7 @@ from syncd.numbering import STEP
 from syncd.parts import all_parts, all_ranks
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
-from syncd.series import is_milestone, series
+from syncd.series import is_milestone, series, step_of
 from syncd.stores.base import ObjectStore, PendingUpload
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def doomed(
 
     ``records`` come newest first. The newest of all always stays, and so does the newest of each
     writer that could not be fenced: it may be alive, and lean on what it committed last. Of a
-    checkpoint whose step is a multiple of ``every`` the newest commit stays for ever. And with the
-    newest of each series stays what a restore would bring beside it, though there are newer ones.
+    checkpoint whose step is a multiple of ``every`` the newest commit stays for ever. And with each
+    stays the text that a restore would bring beside it, though there is newer one.
     """
     records = list(records)
     kept: Counter[str] = Counter()
@@ -67,22 +67,31 @@ def doomed(
         if keep is not None and kept[mine] >= keep and not (leaned_on or milestone):
             going.append(record)
         kept[mine] += 1
-    belong = _beside_the_newest(records) if going else set()
-    return [record for record in going if record.seq not in belong]
+    if going:
+        gone = {record.seq for record in going}
+        belong = _belonging([one for one in records if one.seq not in gone], records)
+        going = [record for record in going if record.seq not in belong]
+    return going
 
 
-def _beside_the_newest(records: Sequence[CommitRecord]) -> set[int]:
-    """Numbers of the companions that belong to the newest commit of each series."""
-    newest: dict[str, CommitRecord] = {}
-    for record in records:
-        if not is_companion(record):
-            newest.setdefault(series(record.checkpoint), record)
-    belong: set[int] = set()
-    for record in newest.values():
-        first: dict[str, int] = {}
-        for companion in as_of(record, records):
-            first.setdefault(series(companion.checkpoint), companion.seq)
-        belong.update(first.values())
+def _belonging(staying: Iterable[CommitRecord], records: Sequence[CommitRecord]) -> set[int]:
+    """Numbers of the texts that a restore of any of those that stay would bring beside it.
+
+    Those in the folders above it, as of its time; and those of its step.
+    """
+    texts = Companions(records)
+    in_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for path in texts.paths:
+        in_folder[str(PurePosixPath(path).parent)].append(path)
+    belong = set()
+    for record in staying:
+        if is_companion(record):
+            continue
+        step = step_of(record.checkpoint)
+        for folder in PurePosixPath(record.checkpoint).parents:
+            for path in in_folder.get(str(folder), ()):
+                if "#" not in series(path) or step_of(path) == step:
+                    belong.add(texts.as_of(record, path)[0].seq)
     return belong
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from syncd.companions import is_log
 from syncd.formats import is_known
 from syncd.journal import Journal
 from syncd.parts import files_of
@@ -22,9 +23,6 @@ from syncd.series import series
 
 Files = Mapping[str, tuple[int, int]]
 """Size in bytes and time of modification in nanoseconds, by path below the checkpoint."""
-
-_LOGS = re.compile(r".*(tfevents|\.(log|md|csv|jsonl)$)", re.IGNORECASE)
-"""Files that come and go and prove nothing."""
 
 _RANDOM = re.compile(r"(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,}")
 _NUMBER = re.compile(r"\d+")
@@ -195,7 +193,7 @@ class Siblings:
             least[kind] = min(size, least.get(kind, size))
         for path, stat in unit.files:
             before = least.get(_kind(path), 0)
-            if stat.size >= before or _LOGS.fullmatch(path):
+            if stat.size >= before or is_log(path):
                 continue
             cut = stat.size % _PAGE == 0 or (before >= _PAGE and 2 * stat.size < before)
             if cut and not is_known(self._root / unit.below(path)):
@@ -240,7 +238,7 @@ class Rewrites:
         A second save in a row that leaves the same files alone shows the writer's manner.
         """
         before = self._of(unit)
-        lasting = {path: stat for path, stat in before.items() if not _LOGS.fullmatch(path)}
+        lasting = {path: stat for path, stat in before.items() if not is_log(path)}
         if not lasting:
             return None
         last = max(lasting, key=lambda path: lasting[path][1])
@@ -293,4 +291,4 @@ def _kind(path: str) -> str:
 
 
 def _kinds(paths: Iterable[str]) -> Counter[str]:
-    return Counter(_kind(path) for path in paths if not _LOGS.fullmatch(path))
+    return Counter(_kind(path) for path in paths if not is_log(path))

@@ -107,10 +107,10 @@ def test_a_restore_brings_the_newest_of_each_file_that_lay_beside_it(tmp_path: P
         age(machine.write(name, b"\x80\x02N."), 2 * 86400)
         machine.commit_all()
     write_over(machine, b"N.")
-    for name in ("epoch_1.pt", "epoch_2.pt", "best.pt"):
-        machine.write(name, b"\x80\x02N.")
+    for seconds, name in ((30, "epoch_1.pt"), (20, "epoch_2.pt"), (15, "best.pt")):
+        age(machine.write(name, b"\x80\x02N."), seconds)
         machine.commit_all()
-    machine.write("replay.bin", b"written last")
+    age(machine.write("replay.bin", b"written last"), 10)
     machine.commit_all()
     expected = {"model.pt", "optimizer.pt", "epoch_2.pt", "best.pt", "replay.bin"}
     assert set(back(machine, tmp_path / "two")) == expected
@@ -372,7 +372,7 @@ def test_text_of_a_save_that_never_arrived_is_not_mixed_with_the_model_before(
     assert (tmp_path / "three/state.json").read_bytes() == b'{"epoch": 3}'
 
 
-def test_text_of_a_step_that_never_arrived_stays_in_the_store(tmp_path: Path) -> None:
+def test_pruning_leaves_the_text_of_the_step_that_stays(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
     for number, at in ((1, 300), (2, 200), (3, 100)):
         age(machine.write(f"meta_{number}.json", "{}"), at)
@@ -380,10 +380,47 @@ def test_text_of_a_step_that_never_arrived_stays_in_the_store(tmp_path: Path) ->
         if number < 3:
             age(machine.write(f"model_{number}.pt", b"\x80\x02N."), at - 5)
             machine.commit_all()
-    expected = {"meta_1.json", "meta_2.json", "model_2.pt"}
-    assert set(back(machine, tmp_path / "two")) == expected
     Retention(DirectoryStore(machine.bucket), LAYOUT, SystemClock()).prune(1)
-    assert set(back(machine, tmp_path / "three")) == expected - {"meta_1.json"}
+    expected = {"meta_2.json", "meta_3.json", "model_2.pt"}
+    assert set(back(machine, tmp_path / "two")) == expected
+
+
+def test_texts_that_differ_in_a_number_come_back_of_one_save(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number, at in ((1, 3000), (2, 1000)):
+        age(machine.write("model.pt", b"\x80\x02K" + bytes([number]) + b"."), at)
+        machine.commit_all()
+        for rank in range(4):
+            text = f'{{"save": {number}}}'
+            age(machine.write(f"rank_{rank}.json", text), at - 0.01 * (rank + 1) ** 2)
+            machine.commit_all()
+    found = back(machine, tmp_path / "two")
+    assert {found[f"rank_{rank}.json"] for rank in range(4)} == {b'{"save": 2}'}
+
+
+def test_of_logs_and_code_the_newest_comes(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    age(machine.write("model.pt", b"\x80\x02N."), 1000)
+    for at, text in ((1001, "epoch 1"), (400, "epoch 1\nTraceback")):
+        age(machine.write("train.log", text), at)
+        age(machine.write("train.ipynb", text), at)
+        machine.commit_all()
+    found = back(machine, tmp_path / "two")
+    assert found["train.log"] == found["train.ipynb"] == b"epoch 1\nTraceback"
+
+
+def test_a_text_belongs_to_the_checkpoint_in_its_own_folder(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for generation, at, arrives in ((1, 996, True), (2, 106, False)):
+        age(machine.write("critic/progress.json", f"{generation}"), at)
+        machine.commit_all()
+        if arrives:
+            age(machine.write("critic/gen-000001/state.json", "{}"), at - 1)
+            machine.commit_all()
+    for generation, at in ((1, 600), (2, 105)):
+        age(machine.write(f"actor/gen-00000{generation}/state.json", "{}"), at)
+        machine.commit_all()
+    assert back(machine, tmp_path / "two")["critic/progress.json"] == b"1"
 
 
 def test_pruning_leaves_the_text_that_belongs_to_the_newest_checkpoint(tmp_path: Path) -> None:
