@@ -178,7 +178,7 @@ class Publisher:
             raise Permanent(
                 "its links lead out of the checkpoint", hint="nothing of it could be restored"
             )
-        if taken is None:  # else all was as it is in the snapshot at the moment it was taken
+        if taken is None or not taken.whole:  # else all was as it is there when it was taken
             self._check_unchanged(unit)
         self._journal.add_digests(
             (unit.below(step.path), step.stat.text(), entry.sha256)
@@ -224,6 +224,8 @@ class Publisher:
 
     def _check_unchanged(self, unit: Unit) -> None:
         for path, seen in unit.files:
+            if path in unit.running:
+                continue  # what was read was it at that time; it is written to all the time
             try:
                 now = Stat.of(os.lstat(self._root / unit.below(path)))
             except OSError:

@@ -46,6 +46,15 @@ def is_log(name: str) -> bool:
     return bool(_LOG.fullmatch(name))
 
 
+def may_run_on(name: str) -> bool:
+    """Whether a file may be written to all the time, beside the state that is saved now and then.
+
+    By its name: a log, text, code or a picture.
+    """
+    text = "." in name and _COMPANION.fullmatch(name)
+    return bool(text or _ASIDE.fullmatch(name)) or is_log(name)
+
+
 def tells_of_state(name: str) -> bool:
     """Whether a companion may hold some state that was saved: no log, code or picture does."""
     return not (_ASIDE.fullmatch(name) or is_log(name))

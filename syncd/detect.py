@@ -12,16 +12,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
+from syncd.companions import is_log
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
 from syncd.pathrules import member
 from syncd.profiles import Unit, digest_of
-from syncd.scan import Folder, Scanner
+from syncd.scan import Folder, Scanner, Stat
 from syncd.siblings import Committed, Rewrites, Siblings
 
 _NO_LEASE_QUIET = 0.5
@@ -62,6 +63,14 @@ class Verdict:
 class _Seen:
     signature: str
     since: float
+    core: str
+    rests: float
+    """Since when all has been as it is but what may be written to all the time."""
+
+    moves: float
+    """Since when it has never been seen to be quiet for long."""
+
+    calm: bool = False
     faults: str | None = None
     failed: bool = False
     checked: bool = False
@@ -124,6 +133,10 @@ class Detector:
         if not unit.lone:
             self._rewrites.learn(unit)
 
+    def only_text(self, unit: Unit) -> bool:
+        """Whether nothing but what may be written to all the time differs from its commit."""
+        return self._rewrites.only(unit, unit.running)
+
     def since(self, unit: Unit) -> float:
         """Since when a checkpoint has been as it is, on the monotonic clock."""
         return self._look(unit).since
@@ -146,10 +159,24 @@ class Detector:
             return Verdict(False, reason=last.words)
         if last.act is Act.DONE and not self._as_listed(unit):
             return Verdict(False, reason="changed just now", again=0.0)
-        quiet = self._clock.monotonic() - seen.since
+        return self._judge_rest(unit, seen, last)
+
+    def _judge_rest(self, unit: Unit, seen: _Seen, last: LastAct) -> Verdict:
+        """Decide by quiet, and by the members.
+
+        Where all else rests for long, a log that is open, or never rests, is not waited for.
+        """
+        now = self._clock.monotonic()
+        quiet, rest, moves = now - seen.since, now - seen.rests, now - seen.moves
         wait = self._wait(unit, seen, last, quiet)
-        if quiet < wait:
-            return Verdict(False, reason=last.words or "changed just now", again=wait - quiet)
+        long = max(wait, self._settle * _FIRST)
+        if quiet < wait and not (unit.running and min(rest, moves) >= long):
+            again = wait - quiet
+            if unit.running:
+                again = min(again, long - min(rest, moves))
+            return Verdict(False, reason=last.words or "changed just now", again=again)
+        if rest >= long or last.act is Act.DONE:
+            return self._judge_members(unit, seen, last, rest, unit.running)
         return self._judge_members(unit, seen, last, quiet)
 
     def _wait(self, unit: Unit, seen: _Seen, last: LastAct, quiet: float) -> float:
@@ -173,7 +200,11 @@ class Detector:
         listed = []
         for prefix, folder in Folder(unit.path, Scanner(self._root, self._exclude)).walk():
             listed += [(prefix + name, stat) for name, stat in folder.files.items()]
-        return tuple(sorted(listed)) == unit.files
+        found, known = (
+            {(path, stat) for path, stat in files if path not in unit.running}
+            for files in (listed, unit.files)
+        )
+        return found == known
 
     def _proven(self, unit: Unit, seen: _Seen) -> bool:
         """Whether a lone file's format shows its end, and a lease that its writer has closed it.
@@ -187,9 +218,17 @@ class Detector:
             seen.faults, seen.checked = self._fault(unit, seen), True
         return not seen.faults
 
-    def _judge_members(self, unit: Unit, seen: _Seen, last: LastAct, quiet: float) -> Verdict:
-        paths = [self._root / unit.below(path) for path, _ in unit.files]
-        writers = [self._writer(path) for path in paths]
+    def _judge_members(
+        self,
+        unit: Unit,
+        seen: _Seen,
+        last: LastAct,
+        quiet: float,
+        running: Collection[str] = (),
+    ) -> Verdict:
+        """``running`` are members that may be open for writing: they always are."""
+        paths = [unit.below(path) for path, _ in unit.files if path not in running]
+        writers = [self._writer(self._root / path) for path in paths]
         if any(writers):
             return Verdict(False, reason="a process has it open for writing", again=self._settle)
         least = 0.0 if unit.profile.renamed else min(_NO_LEASE_QUIET, self._settle)
@@ -225,21 +264,35 @@ class Detector:
         return f"{missing} is not there yet" if missing else None
 
     def _look(self, unit: Unit) -> _Seen:
-        signature = unit.signature
+        signature, core = unit.signature, unit.core
         if unit.unfinished:
-            signature += digest_of([f"{path}={stat.text()}" for path, stat in unit.unfinished])
+            more = digest_of([f"{path}={stat.text()}" for path, stat in unit.unfinished])
+            signature, core = signature + more, core + more
         seen = self._seen.get(unit.path)
-        if seen is None or seen.signature != signature:
+        if seen is None:  # what was last changed long ago has been quiet since then
+            stats = [*unit.files, *unit.unfinished]
+            since = self._changed(stat for _, stat in stats)
+            rests = self._changed(stat for path, stat in stats if path not in unit.running)
+            seen = self._seen[unit.path] = _Seen(signature, since, core, rests, since)
+        elif seen.signature != signature:
             now = self._clock.monotonic()
-            if seen is None:  # what was last changed long ago has been quiet since then
-                stats = [stat for _, stat in (*unit.files, *unit.unfinished)]
-                newest = max((stat.ctime_ns for stat in stats), default=0) / 1e9
-                now -= max(0.0, self._clock.now() - newest)
-            seen = self._seen[unit.path] = _Seen(signature, now)
+            rests = seen.rests if seen.core == core else now
+            moves = now if seen.calm else seen.moves
+            seen = self._seen[unit.path] = _Seen(signature, now, core, rests, moves)
+        elif self._clock.monotonic() - seen.since >= self._settle * _FIRST:
+            seen.calm = True
         return seen
+
+    def _changed(self, stats: Iterable[Stat]) -> float:
+        """When any of these was changed last, on the monotonic clock; now, where there are none."""
+        newest = max((stat.ctime_ns for stat in stats), default=None)
+        passed = 0.0 if newest is None else max(0.0, self._clock.now() - newest / 1e9)
+        return self._clock.monotonic() - passed
 
     def _fault(self, unit: Unit, seen: _Seen) -> str | None:
         for path, _ in unit.files:
+            if is_log(unit.below(path)):
+                continue  # wherever it ends, it can be gone on with
             try:
                 fault = check_file(self._root / unit.below(path))
             except FileNotFoundError:

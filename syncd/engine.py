@@ -19,6 +19,7 @@ from syncd.commit import Publisher
 from syncd.compacted import Compactor
 from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
+from syncd.flushing import flush
 from syncd.health import Health, Waiting
 from syncd.joint import JointPublisher
 from syncd.journal import Journal
@@ -274,12 +275,13 @@ class Engine:
                 raise NeedsOperator("not connected to the store")
             self.transfer.spare.hurry()
             self.health.begin(look.pending_bytes)
-            self.pipeline.flush(self.publisher, give_up, 0.0, self._ends, True, look)
+            all_of_it = self.pipeline, self.publisher, self.clock, give_up
+            flush(*all_of_it, 0.0, self._ends, only_in_time=True, look=look)
             shipped = self.logs.ship(self.transfer, give_up, flush=True)
             patience = _SETTLES * self.settings.settle + 1.0
             if self.settings.rank is not None:  # the others may need as long as there is time
                 patience = _OTHERS if self._ends() is None else math.inf
-            look = self.pipeline.flush(self.publisher, give_up, patience, self._ends)
+            look = flush(*all_of_it, patience, self._ends)
             if self._ends() is None and not give_up():
                 self._mind_uploads(idle=True)
                 self._sweeper.wait(_SWEEPS)

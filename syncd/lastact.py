@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncd.companions import is_log
 from syncd.formats import check_json
 from syncd.profiles import Unit
 from syncd.scan import Stat
@@ -110,9 +111,8 @@ def _json_problem(path: Path, marker: str) -> str | None:
 def _younger(unit: Unit, act: Stat) -> tuple[str, ...]:
     """The members that were written after the last act, though this writer writes none then."""
     late = unit.profile.late
-    return tuple(
-        path for path, stat in unit.files if stat.mtime_ns > act.mtime_ns and not _any([path], late)
-    )
+    after = (path for path, stat in unit.files if stat.mtime_ns > act.mtime_ns)
+    return tuple(path for path in after if not (is_log(path) or _any([path], late)))
 
 
 def _tracker(unit: Unit, tracker: Path, sealed: bool) -> LastAct:

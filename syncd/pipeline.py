@@ -17,9 +17,9 @@ from syncd.order import Newest, Seniority, next_index
 from syncd.others import Others, as_part, printable
 from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
-from syncd.scan import Stat
+from syncd.running import Pacer, hold_still
 from syncd.siblings import Committed
-from syncd.snapshot import NoRoom, Snapshot, Snapshots
+from syncd.snapshot import Snapshot, Snapshots
 from syncd.survey import Part, Survey
 from syncd.watch import Watcher
 
@@ -79,6 +79,7 @@ class Pipeline:
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
         self._newest = Newest(keep_last, keep_every)
+        self.pacer = Pacer(clock)
         self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots if rank is None else None
         self._started = False
@@ -141,6 +142,7 @@ class Pipeline:
             self._give_up(unit, _UNREADABLE)
         elif self._journal.is_safe(unit.path, unit.signature):
             self._newest.note(unit)
+            self.pacer.saved(unit)
             self._detector.learn(unit)
             return False
         if not self._started:
@@ -156,12 +158,24 @@ class Pipeline:
             return True
         if self._others.wait(unit):
             return True
+        if due := self._text_may_wait(unit):
+            self._backlog.blocked(unit, "only text has changed, and was sent just now", due)
+            return True
         if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)
             self._backlog.judged(unit, verdict)
+            if verdict.complete:
+                self.pacer.saved(unit)
             if verdict.failed:
                 self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
         return True
+
+    def _text_may_wait(self, unit: Unit) -> float | None:
+        """Until when; None if more than what is written to all the time is to be committed."""
+        if not unit.running:
+            return None
+        known = self._was_committed(unit.path) if unit.companion else self._detector.only_text(unit)
+        return self.pacer.until(unit) if known else None
 
     def is_obsolete(self, unit: Unit) -> bool:
         """Whether a complete checkpoint was not sent, for newer ones that are committed by now."""
@@ -221,8 +235,9 @@ class Pipeline:
         try:
             behind = self._seniority.behind(unit, publisher)
             self._health.sending(printable(unit.path), unit.size)
-            taken = self._snapshot(unit)
             asked = self._asking(unit, behind, publisher, ends)
+            if self._snapshots:
+                unit, taken = hold_still(self._root, unit, self._snapshots, self._journal)
             self._sending = unit.path, unit.signature
             record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
@@ -242,6 +257,7 @@ class Pipeline:
             self._postpone(unit, error)
         else:
             self._forgive(unit.path)
+            self.pacer.committed(unit)
             if self._snapshots:
                 self._snapshots.sent(unit, taken)
         finally:
@@ -264,22 +280,6 @@ class Pipeline:
             self._survey.lively(unit.path)
         else:
             self._survey.changed(unit.path)
-
-    def _snapshot(self, unit: Unit) -> Snapshot | None:
-        """A copy of a checkpoint, if the last of its series changed while it was sent."""
-        if self._snapshots is None or not self._snapshots.is_wanted(unit):
-            return None
-
-        def is_known(path: str, stat: Stat) -> bool:
-            return self._journal.digest(unit.below(path), stat.text()) is not None
-
-        try:
-            taken = self._snapshots.take(unit, is_known)
-        except (NoRoom, OSError) as error:
-            log.warning("%s is sent without a snapshot: %s", unit.path, error)
-            return None
-        log.info("%s changes faster than it can be sent: a snapshot of it is sent", unit.path)
-        return taken
 
     def _asking(
         self, unit: Unit, behind: int, publisher: Publisher, ends: Ends
@@ -353,45 +353,6 @@ class Pipeline:
         failed = dict.fromkeys(self._postponed, "failed; it is tried again by itself")
         failed |= self._others.failures()
         return {**failed, **{path: reason for path, (_, reason) in self._given_up.items()}}
-
-    def flush(
-        self,
-        publisher: Publisher,
-        give_up: Callable[[], bool],
-        patience: float = 0.0,
-        ends: Ends = lambda: None,
-        only_in_time: bool = False,
-        look: Look | None = None,
-    ) -> Look:
-        """Commit everything complete; newest first.
-
-        What may become complete by quiet alone is waited for, ``patience`` seconds at most: a
-        file that is always being written must not hold up a flush for ever. ``only_in_time``
-        leaves what is not likely to be committed before the time ``ends`` says. ``look`` is one
-        that was taken just now.
-        """
-        until = self._clock.monotonic() + patience
-        look = look or self.look(thorough=not only_in_time)
-        while not give_up():
-            if look.pending:
-                if only_in_time and not self.choose(look, publisher, ends)[1]:
-                    break
-                self.commit_next(look, publisher, ends)
-                if look.pending:
-                    continue
-            elif not self._pause(look.again, until, give_up):
-                break
-            look = self.look()
-        return look
-
-    def _pause(self, seconds: float | None, latest: float, give_up: Callable[[], bool]) -> bool:
-        """Wait so long, if that is worth while; say whether to look again."""
-        until = self._clock.monotonic() + (seconds or 0.0)
-        if seconds is None or until > latest:
-            return False
-        while not give_up() and (left := until - self._clock.monotonic()) > 0:
-            self._clock.sleep(min(left, 0.1))
-        return not give_up()
 
 
 def _within(path: str, unit: str) -> bool:

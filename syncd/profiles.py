@@ -10,10 +10,10 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from syncd.companions import accompanies, all_accompany, could_be_set
+from syncd.companions import accompanies, all_accompany, could_be_set, may_run_on
 from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
 from syncd.together import gathered
@@ -184,6 +184,23 @@ class Unit:
         parts = [f"{path}={stat.text()}" for path, stat in self.files]
         parts += [f"{path}->{target}" for path, target in self.links]
         return digest_of(parts)
+
+    @cached_property
+    def running(self) -> frozenset[str]:
+        """Members that may be written to all the time, whether or not a save is under way."""
+        if self.profile is LONE or self.beside:
+            return frozenset()
+        own = self.path.rpartition("/")[2]
+        names = ((path, (path or own).rpartition("/")[2]) for path, _ in self.files)
+        return frozenset(path for path, name in names if may_run_on(name))
+
+    @cached_property
+    def core(self) -> str:
+        """As ``signature``, without what may be written to all the time."""
+        if not self.running:
+            return self.signature
+        files = tuple(file for file in self.files if file[0] not in self.running)
+        return replace(self, files=files).signature
 
     @property
     def written(self) -> tuple[int, int, str]:

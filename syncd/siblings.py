@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -231,6 +231,14 @@ class Rewrites:
         before = self._of(unit)
         now = members(unit)
         return bool(before) and all(now.get(path) == stat for path, stat in before.items())
+
+    def only(self, unit: Unit, paths: Collection[str]) -> bool:
+        """Whether it has been complete, and nothing but these members has changed since."""
+        before, now = (
+            {path: stat for path, stat in files.items() if path not in paths}
+            for files in (self._of(unit), members(unit))
+        )
+        return bool(before) and before == now
 
     def half_way(self, unit: Unit) -> str | None:
         """In words, that the file that was written last has not been written again yet.

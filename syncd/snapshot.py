@@ -13,10 +13,13 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
+from syncd.companions import is_log
 from syncd.errors import Changed
+from syncd.formats import check_file
 from syncd.profiles import Unit
 from syncd.scan import Stat
 from syncd.series import series
@@ -39,7 +42,11 @@ class NoRoom(Exception):
 class Snapshot:
     """The files of one checkpoint as they were at one moment."""
 
+    whole = False
+    """Whether all that is not in it was as it is known at that moment."""
+
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
         self._folder = folder
         self._files: dict[str, tuple[Path, Stat]] = {}
 
@@ -56,6 +63,23 @@ class Snapshot:
                 _copy(old.fileno(), new.fileno(), seen)
             _check(old.fileno(), seen)
         self._files[path] = target, Stat.of(target.lstat())
+
+    def add_beginning(self, path: str, source: Path) -> Stat:
+        """Copy one member that grows, as far as it has come; the stat that it had then.
+
+        Changed if it is being written anew.
+        """
+        target = self._folder / str(len(self._files))
+        with source.open("rb") as old, target.open("xb") as new:
+            seen = os.fstat(old.fileno())
+            left = seen.st_size
+            while left and (chunk := old.read(min(left, _CHUNK))):
+                new.write(chunk)
+                left -= len(chunk)
+        if left or not (is_log(source.name) or check_file(target, source.suffix) is None):
+            raise Changed(f"{path} is being written")
+        self._files[path] = target, Stat.of(target.lstat())
+        return Stat.of(seen)
 
     def drop(self) -> None:
         """Give the space back."""
@@ -92,29 +116,45 @@ class Snapshots:
         """Remove what a life that was cut short has left."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def take(self, unit: Unit, is_known: Callable[[str, Stat], bool]) -> Snapshot:
-        """Copy the members of a checkpoint whose content is not known yet.
+    def take(
+        self, unit: Unit, is_known: Callable[[str, Stat], bool], running: Collection[str] = ()
+    ) -> tuple[Unit, Snapshot | None]:
+        """Copy what will not stay as it is until it is sent; the checkpoint as it is by then.
+
+        ``running`` are members that are written to all the time: those are copied as far as they
+        have come. Of the others, what is not known, if ``unit`` is wanted.
 
         Changed if it is another revision before the last byte is copied; NoRoom or another
         OSError if the disk does not have it.
         """
-        wanted = [(path, stat) for path, stat in unit.files if not is_known(path, stat)]
-        folder = self._folder / secrets.token_hex(8)
-        folder.mkdir(parents=True)
-        taken = Snapshot(folder)
+        every = self.is_wanted(unit)
+        wanted = [
+            (path, stat)
+            for path, stat in unit.files
+            if path in running or (every and not is_known(path, stat))
+        ]
+        if not (every or wanted):
+            return unit, None
+        taken = Snapshot(self._folder / secrets.token_hex(8))
+        files = dict(unit.files)
         try:
-            self._check_room(folder, sum(stat.size for _, stat in wanted))
+            self._check_room(self._folder, sum(stat.size for _, stat in wanted))
             for path, stat in wanted:
-                taken.add(path, self._root / unit.below(path), stat)
-            for path, stat in unit.files:
-                _check(self._root / unit.below(path), stat)
+                if path in running:
+                    files[path] = taken.add_beginning(path, self._root / unit.below(path))
+                else:
+                    taken.add(path, self._root / unit.below(path), stat)
+            for path, stat in unit.files if every else ():
+                if path not in running:
+                    _check(self._root / unit.below(path), stat)
+            taken.whole = every
         except FileNotFoundError as error:
             taken.drop()
             raise Changed(f"{error.filename} vanished while a snapshot was taken") from None
         except BaseException:
             taken.drop()
             raise
-        return taken
+        return replace(unit, files=tuple(files.items())), taken
 
     def _check_room(self, folder: Path, need: int) -> None:
         free = shutil.disk_usage(folder).free

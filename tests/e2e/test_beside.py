@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 
-from tests.e2e.processes import Build, Machine
+from tests.e2e.processes import Build, Machine, wait_until
 
 
 def write(machine: Machine, **files: str) -> None:
@@ -82,3 +85,52 @@ def test_a_tracker_that_was_ahead_of_its_checkpoint_is_set_right_and_said(build:
     third = build("three")
     assert third.syncd("restore").returncode == 0, "and it is committed as it is now"
     assert (third.checkpoints / "last_checkpoint").read_text() == found
+
+
+TRAINER = r"""
+import logging, pathlib, sys, threading
+out = pathlib.Path("checkpoints/out")
+out.mkdir(parents=True)
+(out / "args.yaml").write_text("rate: 1")
+logging.basicConfig(filename=out / "train.log", level="INFO")
+events = (out / "events.out.tfevents.1.host").open("ab", buffering=0)
+ended = threading.Event()
+def log():
+    while not ended.wait(0.05):
+        logging.info("a line")
+        events.write(b"an event")
+threading.Thread(target=log).start()
+for step in sys.stdin:
+    for name in (f"model_{step.strip()}.pth", "last.pth"):
+        head = b"\x80\x02X" + len(step).to_bytes(4, "little")
+        (out / name).write_bytes(head + step.encode() + b".")
+ended.set()
+"""
+
+
+def test_trainer_that_logs_all_the_time_beside_its_checkpoints(build: Build) -> None:
+    """Its log and its events are always open, and never at rest."""
+    one, other = build("one"), build("two")
+    one.start()
+    words = [sys.executable, "-c", TRAINER]
+    with subprocess.Popen(words, cwd=one.disk, stdin=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdin
+        for step in (1, 2):
+            print(step, file=trainer.stdin, flush=True)
+            wait_until(is_committed(one, f"model_{step}.pth"), f"model_{step}.pth", 30)
+        one.kill()
+        trainer.kill()
+    done = other.syncd("restore")
+    assert done.returncode == 0, done.stderr
+    found, there = other.checkpoints / "out", one.checkpoints / "out"
+    for name in ("model_1.pth", "model_2.pth", "last.pth", "args.yaml"):
+        assert (found / name).read_bytes() == (there / name).read_bytes()
+    for name in ("train.log", "events.out.tfevents.1.host"):
+        assert (there / name).read_bytes().startswith((found / name).read_bytes())
+        assert (found / name).stat().st_size > 100
+    assert other.syncd("verify").returncode == 0
+
+
+def is_committed(machine: Machine, name: str) -> Callable[[], bool]:
+    commits = machine.disk.parent / "bucket/eigen2/.syncd/commits"
+    return lambda: any(f'"{name}"' in path.read_text() for path in commits.glob("*.json"))

@@ -14,6 +14,7 @@ import pytest
 import syncd.detect
 from syncd.clock import SystemClock
 from syncd.errors import Corrupt
+from syncd.flushing import flush
 from syncd.formats import check_file
 from syncd.health import Health
 from syncd.journal import Journal
@@ -296,7 +297,7 @@ def test_file_that_is_always_written_does_not_hold_up_a_flush(machine: Machine) 
     with (slow.root / "growing.bin").open("wb") as file:
         file.write(b"x")
         file.flush()
-        slow.pipeline.flush(slow.publisher, lambda: False, patience=1.0)
+        flush(slow.pipeline, slow.publisher, SystemClock(), lambda: False, patience=1.0)
     assert slow.journal.safe_seq("done.bin") is not None
     assert slow.journal.safe_seq("growing.bin") is None
 
