@@ -18,12 +18,18 @@ PATIENCE = 150.0
 """Seconds after which something that a test waits for will not come any more."""
 
 
-def wait_until(ready: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    """Look again and again until ``ready``; fail with ``what`` when patience ends."""
+def wait_until(
+    ready: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE
+) -> None:
+    """Look again and again until ``ready``; fail with ``what`` when patience ends.
+
+    What a daemon has logged by then is told by its ``log``, not called yet.
+    """
     until = time.monotonic() + patience
     while not ready():
         if time.monotonic() > until:
-            raise AssertionError(f"in vain waited for: {what}")
+            words = what if isinstance(what, str) else what()
+            raise AssertionError(f"in vain waited for: {words}")
         time.sleep(0.02)
 
 

@@ -103,7 +103,7 @@ def test_logs_follow_their_writer(build: Build, tmp_path: Path) -> None:
     with log.open("ab", buffering=0) as file:
         for number in range(3):
             file.write(b"line %d\n" % number)
-            wait_until(ends_with(copy, b"line %d\n" % number), one.log())
+            wait_until(ends_with(copy, b"line %d\n" % number), one.log)
 
 
 def test_root_that_comes_late_goes_and_comes_back(build: Build) -> None:
@@ -112,10 +112,10 @@ def test_root_that_comes_late_goes_and_comes_back(build: Build) -> None:
     one = build()
     one.start()
     name = checkpoint(one, 5)
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
     shutil.rmtree(one.checkpoints)
     name = checkpoint(one, 10)
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
 
 
 def test_rubbish_in_the_journal_is_no_crash_loop(build: Build) -> None:
@@ -127,7 +127,7 @@ def test_rubbish_in_the_journal_is_no_crash_loop(build: Build) -> None:
     (one.disk / ".syncd/journal.sqlite").write_bytes(os.urandom(20000))
     one.start()
     name = checkpoint(one, 10)
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
     assert "journal was corrupt" in one.log()
 
 
@@ -145,7 +145,7 @@ def test_missing_bucket_is_named_and_forgiven(
     one = build(**{**s3, "CLOUD_BUCKET": "made-later"})
     name = checkpoint(one)
     one.start()
-    wait_until(is_red(one, "made-later"), one.log())
+    wait_until(is_red(one, "made-later"), one.log)
     assert one.syncd("status").returncode == 1
     once = one.syncd("--once", "--timeout", "5")
     assert once.returncode == 1
@@ -155,7 +155,7 @@ def test_missing_bucket_is_named_and_forgiven(
     client = seaweedfs.client()
     client.create_bucket(Bucket="made-later")
     client.close()
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
     assert one.syncd("status").returncode == 0
 
 
@@ -187,11 +187,11 @@ def test_wrong_credentials_are_named_and_replaced_without_a_restart(
     write("not-the-secret")
     name = checkpoint(one)
     one.start()
-    wait_until(lambda: one.reasons() != "[]", one.log())
+    wait_until(lambda: one.reasons() != "[]", one.log)
     assert "AWS_SECRET_ACCESS_KEY" in one.reasons()
     assert "not-the-secret" not in one.log() + one.reasons()
     write(good["AWS_SECRET_ACCESS_KEY"])
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
     assert one.syncd("status").returncode == 0
     assert good["AWS_SECRET_ACCESS_KEY"] not in one.log()
 
@@ -208,7 +208,7 @@ def test_store_that_is_down_from_the_start_is_waited_for(build: Build) -> None:
         one = build(**settings)
         name = checkpoint(one)
         one.start()
-        wait_until(is_red(one, "cannot be reached"), one.log())
+        wait_until(is_red(one, "cannot be reached"), one.log)
         assert one.daemon
         assert one.daemon.poll() is None
         server.start()
@@ -227,7 +227,7 @@ def test_sdk_that_is_not_installed_is_named(build: Build, tmp_path: Path) -> Non
     one = build(CLOUD_PROVIDER="s3", CLOUD_BUCKET="b", PYTHONPATH=str(hidden))
     checkpoint(one)
     one.start()
-    wait_until(is_red(one, "boto3", "pip install"), one.log())
+    wait_until(is_red(one, "boto3", "pip install"), one.log)
     assert one.stop() == 1
 
 
@@ -235,13 +235,13 @@ def test_fenced_daemon_says_so_and_stays_away(build: Build) -> None:
     one, two = build("one"), build("two")
     one.start()
     name = checkpoint(one)
-    wait_until(one.has_committed(name), one.log())
+    wait_until(one.has_committed(name), one.log)
     assert two.syncd("restore").returncode == 0
     two.start()
     newer = checkpoint(two, 10)
-    wait_until(two.has_committed(newer), two.log())
+    wait_until(two.has_committed(newer), two.log)
     checkpoint(one, 15)
-    wait_until(is_red(one, "another machine"), one.log())
+    wait_until(is_red(one, "another machine"), one.log)
     assert one.stop() == 1
     rows = json.loads(two.syncd("ls", "--json").stdout)
     assert [row["checkpoint"] for row in rows] == [newer, name]
@@ -315,7 +315,7 @@ def test_wrong_endpoint_is_mended_in_the_environment_file(
     del one.environ["AWS_ENDPOINT_URL"]
     name = checkpoint(one)
     one.start()
-    wait_until(is_red(one, "cannot be reached"), one.log())
+    wait_until(is_red(one, "cannot be reached"), one.log)
     (one.disk / ".env").write_text(f"AWS_ENDPOINT_URL={right}\n")
     wait_until(one.has_committed(name), one.log(), patience=120)
 

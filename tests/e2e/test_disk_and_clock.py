@@ -34,7 +34,7 @@ def checkpoint(machine: Machine, generation: int) -> str:
 
 def commit(machine: Machine, generation: int) -> None:
     """A checkpoint is written, and becomes the recovery point."""
-    wait_until(machine.has_committed(checkpoint(machine, generation)), machine.log())
+    wait_until(machine.has_committed(checkpoint(machine, generation)), machine.log)
 
 
 # -- the journal
@@ -64,7 +64,7 @@ def test_journal_on_a_full_disk_costs_no_checkpoint_and_comes_back(
     assert sent
     assert one.stop() == 0
     one.start()
-    wait_until(one.has_committed(f"run/gen-{number + 5:06}"), one.log())
+    wait_until(one.has_committed(f"run/gen-{number + 5:06}"), one.log)
     assert (one.status() or {})["sent_bytes"] == 0
     assert one.syncd("verify").returncode == 0
 
@@ -112,11 +112,11 @@ def test_journal_that_is_damaged_under_the_daemon(build: Build, damage: str) -> 
     names = [checkpoint(one, generation) for generation in (10, 15, 20)]
     bucket = Path(one.environ["CLOUD_BUCKET"])
     plain = bucket / "eigen2/checkpoints" / names[-1]
-    wait_until((plain / "state.json").exists, one.log())
+    wait_until((plain / "state.json").exists, one.log)
     assert one.daemon
     assert one.daemon.poll() is None
     if damage == "deleted":
-        wait_until(journal.exists, one.log())
+        wait_until(journal.exists, one.log)
     elif damage == "folder deleted":
         wait_until(lambda: one.status() is not None, "a socket")
     one.stop()
@@ -162,14 +162,14 @@ def test_clock_that_is_20_minutes_off_is_named_as_the_reason(
     one = build(**cloud, **clock(file=moment))
     name = checkpoint(one, 5)
     one.start()
-    wait_until(words_of(one, "clock"), one.log())
+    wait_until(words_of(one, "clock"), one.log)
     assert one.syncd("status").returncode == 1
     checked = one.syncd("check")
     assert checked.returncode == 1
     assert "clock" in checked.stdout
     moment.write_text("+0")
-    wait_until(one.has_committed(name), one.log())
-    wait_until(lambda: one.reasons() == "[]", one.log())
+    wait_until(one.has_committed(name), one.log)
+    wait_until(lambda: one.reasons() == "[]", one.log)
 
 
 def test_clock_that_jumps_both_ways_holds_nothing_up(build: Build, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_clock_that_jumps_both_ways_holds_nothing_up(build: Build, tmp_path: Pat
         began = time.monotonic()
         commit(one, 5 * number)
         (one.checkpoints / f"lone-{number}.bin").write_bytes(b"x" * number)
-        wait_until(one.has_committed(f"lone-{number}.bin"), one.log())
+        wait_until(one.has_committed(f"lone-{number}.bin"), one.log)
         assert time.monotonic() - began < 30
     assert one.stop() == 0
     two = build("two")
@@ -201,7 +201,7 @@ def test_files_of_1970_and_of_the_future_are_complete_like_others(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     os.utime(path, (moment, moment))
-    wait_until(one.has_committed("set-1"), one.log())
+    wait_until(one.has_committed("set-1"), one.log)
     assert one.stop() == 0
     assert two.syncd("restore").returncode == 0
     assert (two.checkpoints / "set-1/w.bin").stat().st_mtime == moment

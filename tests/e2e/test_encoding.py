@@ -142,12 +142,12 @@ def test_upload_that_was_killed_goes_on_where_it_was(
     one = build("one", **settings, SYNCD_BWLIMIT="10M", SYNCD_CONCURRENCY="1")
     one.write_checkpoint("run/gen-000005", {"w.bin": text(60 * MIB)})
     one.start()
-    wait_until(lambda: parts_sent(one) >= 2, one.log())
+    wait_until(lambda: parts_sent(one) >= 2, one.log)
     one.kill()
     before = parts_sent(one)
     again = build("one", **settings)
     again.start()
-    wait_until(again.has_committed("run/gen-000005"), again.log())
+    wait_until(again.has_committed("run/gen-000005"), again.log)
     assert f"goes on: {before} parts are there" in again.log()
     assert again.stop() == 0
     two = build("two", **settings)
@@ -167,7 +167,7 @@ def test_key_is_in_no_word_that_is_said(tmp_path: Path) -> None:
     one = Machine(tmp_path / "one", settings)
     one.write_checkpoint("run/gen-000005", {"w.bin": os.urandom(1000)})
     one.start()
-    wait_until(one.has_committed("run/gen-000005"), one.log())
+    wait_until(one.has_committed("run/gen-000005"), one.log)
     said = [one.log(), json.dumps(one.status())]
     assert one.stop() == 0
     for command in ("check", "-v ls --json", "-v verify", "-v restore --to two", "-v --once"):

@@ -276,7 +276,7 @@ def test_second_machine_of_a_rank_fences_the_first_and_no_other(build: Build) ->
     all_have(machines, name)
     twin = member(build, 1, 2, name="twin")
     twin.start()
-    wait_until(lambda: "mirroring" in twin.log() or "copying" in twin.log(), twin.log())
+    wait_until(lambda: "mirroring" in twin.log() or "copying" in twin.log(), twin.log)
     name = save([machines[0], twin], 20)
     all_have([machines[0], twin], name)
     save(machines, 30)

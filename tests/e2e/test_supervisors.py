@@ -40,7 +40,7 @@ def test_section_runs_in_a_supervisord_and_the_page_knows_its_programs(tmp_path:
         )
     try:
         one.write_checkpoint("gen-000005", {"state.json": b"{}"})
-        wait_until(one.has_committed("gen-000005"), one.log())
+        wait_until(one.has_committed("gen-000005"), one.log)
         wait_until(
             lambda: (
                 [(p.name, p.state) for p in Programs({}, one.state)._ask()]

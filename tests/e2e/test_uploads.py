@@ -70,16 +70,16 @@ def test_the_same_upload_goes_on_with_new_credentials(tmp_path: Path, server: Se
         give(one, "the-first-secret")
         one.write_checkpoint("run/gen-000005", {"w.bin": os.urandom(96 * MIB)})
         one.start()
-        wait_until(lambda: max(uploads(client, "tokens").values(), default=0) >= 3, one.log())
+        wait_until(lambda: max(uploads(client, "tokens").values(), default=0) >= 3, one.log)
         let_in(server, "the-second-secret")
-        wait_until(lambda: "AWS_SECRET_ACCESS_KEY" in one.reasons(), one.log())
+        wait_until(lambda: "AWS_SECRET_ACCESS_KEY" in one.reasons(), one.log)
         ((before, parts),) = uploads(client, "tokens").items()
         give(one, "the-second-secret")
-        wait_until(lambda: "goes on" in one.log(), one.log())
+        wait_until(lambda: "goes on" in one.log(), one.log)
         ((after, _),) = uploads(client, "tokens").items()
         assert after == before
         assert f"goes on: {parts} parts are there" in one.log()
-        wait_until(one.has_committed("run/gen-000005"), one.log())
+        wait_until(one.has_committed("run/gen-000005"), one.log)
         assert uploads(client, "tokens") == {}
         assert one.syncd("verify").returncode == 0
         assert "secret" not in one.log().replace("AWS_SECRET_ACCESS_KEY", "")
@@ -99,13 +99,13 @@ def test_what_nobody_goes_on_with_is_aborted_by_the_daemon_itself(
     try:
         one.write_checkpoint("run/gen-000005", {"w.bin": os.urandom(64 * MIB)})
         one.start()
-        wait_until(lambda: max(uploads(client, bucket).values(), default=0) > 0, one.log())
+        wait_until(lambda: max(uploads(client, bucket).values(), default=0) > 0, one.log)
         one.kill()
         key = "eigen2/checkpoints/run/gen-000001/other.bin"
         other = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
         (one.checkpoints / "run/gen-000005/w.bin").unlink()
         one.start()
-        wait_until(lambda: set(uploads(client, bucket)) == {other}, one.log())
+        wait_until(lambda: set(uploads(client, bucket)) == {other}, one.log)
     finally:
         one.kill()
         client.close()

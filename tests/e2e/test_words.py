@@ -62,10 +62,10 @@ def test_fault_in_syncd_itself_is_said_and_it_starts_over(build: Build, tmp_path
     one = build()
     one.environ["PYTHONPATH"] = f"{tmp_path / 'broken'}:{one.environ['PYTHONPATH']}"
     one.start()
-    wait_until(lambda: "please report it" in one.reasons(), one.log())
+    wait_until(lambda: "please report it" in one.reasons(), one.log)
     assert "LookupError: made up" in one.reasons()
     one.write_checkpoint("run/gen-000001", {"state.json": b"{}"})
-    wait_until(one.has_committed("run/gen-000001"), one.log())
+    wait_until(one.has_committed("run/gen-000001"), one.log)
     wait_until(lambda: one.reasons() == "[]", one.reasons())
     assert "unexpected failure; starting over" in one.log()
 
@@ -91,7 +91,7 @@ def test_daemon_that_ends_during_a_flush_is_named(build: Build) -> None:
     with subprocess.Popen(
         command, cwd=one.disk, env=one.environ, stderr=subprocess.PIPE, text=True
     ) as flush:
-        wait_until(lambda: bool((one.status() or {}).get("sent_bytes")), one.log())
+        wait_until(lambda: bool((one.status() or {}).get("sent_bytes")), one.log)
         time.sleep(3)  # by then the flush has been asked for
         one.kill()
         _, words = flush.communicate(timeout=60)
@@ -107,12 +107,12 @@ def test_limit_changes_while_the_daemon_sends(build: Build) -> None:
     assert one.syncd("limit").stdout == "at most 20.5 kB/s\n"
     path = "run/gen-000001"  # at 20 KB a second it would take a quarter of an hour
     one.write_checkpoint(path, {"w": os.urandom(20_000_000), "state.json": b"{}"})
-    wait_until(lambda: bool((one.status() or {}).get("under_way")), one.log())
+    wait_until(lambda: bool((one.status() or {}).get("under_way")), one.log)
     refused = one.syncd("limit", "fast")
     assert refused.returncode == 2
     assert "'fast' is not a number of bytes such as 500K, 50M or 1G, or off" in refused.stderr
     assert one.syncd("limit", "20M").stdout == "at most 21.0 MB/s\n"
-    wait_until(one.has_committed(path), one.log())
+    wait_until(one.has_committed(path), one.log)
     assert "(at most 21.0 MB/s)" in one.syncd("status").stdout
     assert one.syncd("limit", "off").stdout == "no limit\n"
     assert "limit_bytes_per_second" in (one.status() or {})

@@ -90,7 +90,7 @@ def end(case: tuple[str, str, float], server: SeaweedFS, home: Path, start: floa
         if way in ("stop", "asked"):
             with _starting:  # one at a time: else each start disturbs the ends of others
                 machine.start()
-                wait_until(machine.has_committed("run/gen-000001"), machine.log())
+                wait_until(machine.has_committed("run/gen-000001"), machine.log)
         wire.rate = _SLOW
         machine.write_checkpoint(
             "run/gen-000002", {"w": os.urandom(20_000_000), "state.json": b"{}"}

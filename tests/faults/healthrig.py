@@ -93,7 +93,7 @@ class Rig:
     def commit(self, machine: Machine | None = None) -> None:
         """A checkpoint that arrives."""
         machine = machine or self.one
-        wait_until(machine.has_committed(self.write(machine=machine)), machine.log())
+        wait_until(machine.has_committed(self.write(machine=machine)), machine.log)
 
     def now(self) -> None:
         self.since = time.monotonic()

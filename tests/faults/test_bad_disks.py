@@ -69,10 +69,10 @@ def test_snapshot_that_finds_no_room_is_done_without(build: Build, tiny: Path, l
     one.start()
     writer = Restless(lambda number: save_zip(path, number, 4 * MB), 0.7)
     try:
-        wait_until(lambda: "is sent without a snapshot" in one.log(), one.log())
+        wait_until(lambda: "is sent without a snapshot" in one.log(), one.log)
     finally:
         writer.end()
-    wait_until(one.has_committed("last.pt"), one.log())
+    wait_until(one.has_committed("last.pt"), one.log)
     assert not list(tiny.glob("snapshots/*/*"))
     two = build("two")
     assert two.syncd("restore").returncode == 0
@@ -85,13 +85,13 @@ def test_journal_on_a_disk_that_fails_costs_no_checkpoint(build: Build, failing:
     one.state = failing
     one.start()
     one.write_checkpoint("run/gen-000001", {"state.json": b"{}"})
-    wait_until(one.has_committed("run/gen-000001"), one.log())
+    wait_until(one.has_committed("run/gen-000001"), one.log)
     fill(failing.parent / "below")
     for number in range(2, 12):
         name = f"run/gen-{number:06}"
         files = {f"{part}.bin": os.urandom(1000) for part in range(200)}  # rows for the journal
         one.write_checkpoint(name, {**files, "state.json": b"{}"})
-        wait_until(one.has_committed(name), one.log())
+        wait_until(one.has_committed(name), one.log)
         os.sync()
     assert one.daemon
     assert one.daemon.poll() is None

@@ -60,19 +60,19 @@ def test_overflow_while_the_daemon_is_frozen(build: Build) -> None:
     growing = one.checkpoints / "hf/checkpoint-7"
     growing.mkdir(parents=True)
     (growing / "optimizer.pt").write_bytes(b"its last file is not there yet")
-    wait_until(one.has_committed(generation(one, 1)), one.log())
-    wait_until(lambda: waiting(one).get("hf/checkpoint-7", 0) > 0, one.log())
+    wait_until(one.has_committed(generation(one, 1)), one.log)
+    wait_until(lambda: waiting(one).get("hf/checkpoint-7", 0) > 0, one.log)
     assert one.daemon
     os.kill(one.daemon.pid, signal.SIGSTOP)
     for number in range(files):
         (growing / f"part-{number:05}.bin").write_bytes(b"x")
     lost = generation(one, 2)
     os.kill(one.daemon.pid, signal.SIGCONT)
-    wait_until(lambda: lost in committed(one), one.log(), 120)
+    wait_until(lambda: lost in committed(one), one.log, 120)
     wait_until(lambda: waiting(one).get("hf/checkpoint-7", 0) == files + 30, str(waiting(one)), 120)
     wait_until(lambda: problem(one) == "events and scans", problem(one))
     after = generation(one, 3)  # and events come again
-    wait_until(lambda: after in committed(one), one.log())
+    wait_until(lambda: after in committed(one), one.log)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_limit_of_the_kernel_is_said_and_everything_is_found(
     one.start("unshare", "-U", "-r", "sh", "-c", lower, "sh")
     wait_until(lambda: words in problem(one), f"{problem(one)} {one.log()}")
     assert words in one.log()
-    wait_until(lambda: committed(one).keys() == names, one.log())
+    wait_until(lambda: committed(one).keys() == names, one.log)
     for number in (1, 12):  # into a folder that is watched, and into one that may not be
         names.add(generation(one, number + 20, f"run-{number}"))
     names.add(generation(one, 1, "new/and/deep"))
     (one.checkpoints / "run-5/gen-000005/w").write_bytes(b"overwritten in place")
-    wait_until(lambda: committed(one).keys() == names, one.log())
+    wait_until(lambda: committed(one).keys() == names, one.log)
     plain = Path(one.environ["CLOUD_BUCKET"]) / "eigen2/checkpoints/run-5/gen-000005/w"
-    wait_until(lambda: plain.read_bytes() == b"overwritten in place", one.log())
+    wait_until(lambda: plain.read_bytes() == b"overwritten in place", one.log)
     assert one.reasons() == "[]"
 
 
@@ -132,7 +132,7 @@ def test_network_file_system_raises_no_events(build: Build, tmp_path: Path) -> N
                 aside.mkdir(parents=True)
                 (aside / "state.json").write_text("{}")
                 aside.rename(place)
-                wait_until(one.has_committed(f"run/gen-{number:06}"), one.log())
+                wait_until(one.has_committed(f"run/gen-{number:06}"), one.log)
             one.kill()
         finally:
             subprocess.run(["umount", "-l", str(one.checkpoints)], check=False)
@@ -166,7 +166,7 @@ def test_root_under_which_a_disk_is_mounted_and_taken_away(build: Build) -> None
     one.checkpoints.mkdir()
     possible("unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", str(one.checkpoints))
     one.start("unshare", "-m")
-    wait_until(one.has_committed(generation(one, 1)), one.log())
+    wait_until(one.has_committed(generation(one, 1)), one.log)
     assert one.daemon
     inside = ["nsenter", "-t", str(one.daemon.pid), "-m"]
     root = shlex.quote(str(one.checkpoints))
@@ -177,9 +177,9 @@ def test_root_under_which_a_disk_is_mounted_and_taken_away(build: Build) -> None
         f"mv {root}/run/.tmp-2 {root}/run/gen-000002"
     )
     subprocess.run([*inside, "sh", "-c", write], check=True)
-    wait_until(one.has_committed("run/gen-000002"), one.log())
+    wait_until(one.has_committed("run/gen-000002"), one.log)
     subprocess.run([*inside, "umount", str(one.checkpoints)], check=True)
-    wait_until(one.has_committed(generation(one, 3)), one.log())
+    wait_until(one.has_committed(generation(one, 3)), one.log)
     assert committed(one).keys() == {f"run/gen-{number:06}" for number in (1, 2, 3)}
     assert one.syncd("verify").returncode == 0
     assert one.reasons() == "[]"
@@ -190,8 +190,8 @@ def test_root_that_is_deleted_and_made_again_at_once(build: Build) -> None:
     one = build()
     one.start()
     for number in range(1, 4):
-        wait_until(one.has_committed(generation(one, number)), one.log())
+        wait_until(one.has_committed(generation(one, number)), one.log)
         one.checkpoints.rename(one.disk / f"old-{number}")
         one.checkpoints.mkdir()
-    wait_until(one.has_committed(generation(one, 4)), one.log())
+    wait_until(one.has_committed(generation(one, 4)), one.log)
     assert len(committed(one)) == 4

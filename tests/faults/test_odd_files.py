@@ -74,11 +74,11 @@ def test_what_is_no_file_is_left_out_and_hinders_nothing(build: Build) -> None:
             foreign.write(b"x")
     (one.checkpoints / "circle").symlink_to("circle")
     one.start()
-    wait_until(lambda: "run/gen-000001" in committed(one), one.log())
+    wait_until(lambda: "run/gen-000001" in committed(one), one.log)
     wait_until(lambda: one.reasons().count("not UTF-8") == 3, one.reasons())
     assert "latin-1 \\\\udce9.pt" in one.reasons()
     one.write_checkpoint("run/gen-000002", {"state.json": b"{}"})
-    wait_until(lambda: "run/gen-000002" in committed(one), one.log())
+    wait_until(lambda: "run/gen-000002" in committed(one), one.log)
     for name in (b"latin-1 \xe9.pt", b"half a surrogate \xed\xa0\x80.pt", b"\xff\xfe.pt"):
         os.unlink(os.fsencode(one.checkpoints) + b"/" + name)  # noqa: PTH108
     wait_until(lambda: one.reasons() == "[]", one.reasons())
@@ -129,16 +129,16 @@ def test_what_happens_to_a_file_in_mid_upload(build: Build, happen: Callable[[Pa
     one.write_checkpoint("run/gen-000001", {"w.bin": os.urandom(9_000_000), "state.json": b"{}"})
     before = tree(one.checkpoints)
     one.start(*_NO_MIGHT if os.getuid() == 0 else ())
-    wait_until(lambda: bool((one.status() or {}).get("sent_bytes")), one.log())
+    wait_until(lambda: bool((one.status() or {}).get("sent_bytes")), one.log)
     happen(one.checkpoints / "run/gen-000001/w.bin")
     one.write_checkpoint("run/gen-000002", {"state.json": b"{}"})
-    wait_until(lambda: "run/gen-000002" in committed(one), one.log())
+    wait_until(lambda: "run/gen-000002" in committed(one), one.log)
     assert one.daemon
     assert one.daemon.poll() is None
     assert "Traceback" not in one.log()
     if happen is lose_its_rights:
         (one.checkpoints / "run/gen-000001/w.bin").chmod(0o644)
-    wait_until(lambda: (one.status() or {}).get("backlog") == [], one.log())
+    wait_until(lambda: (one.status() or {}).get("backlog") == [], one.log)
     after = tree(one.checkpoints)
     one.kill()
     assert one.syncd("verify").returncode == 0
