@@ -24,7 +24,7 @@ pytestmark = pytest.mark.first
 
 MINUTES = float(os.environ.get("SYNCD_TORTURE_MINUTES", "2"))
 SEED = int(os.environ.get("SYNCD_TORTURE_SEED", datetime.date.today().toordinal()))
-LANES = int(os.environ.get("SYNCD_TORTURE_LANES", "3"))
+LANES = int(os.environ.get("SYNCD_TORTURE_LANES", "2"))
 
 AGAIN: dict[str, list[tuple[str, int]]] = {
     # a first checkpoint was under way: what lay at its plain keys came back as if put there by hand
