@@ -13,6 +13,15 @@ _COMPANION_LIMIT = 1024 * 1024
 _LOG = re.compile(r".*(tfevents.*|\.(log|jsonl|csv|tsv|md|out|err|wandb))", re.IGNORECASE)
 """What is written to all the time, and proves nothing of a checkpoint."""
 
+_GROWS = re.compile(
+    r"(.*/)?([^/]*tfevents[^/]*|[^/]*\.(log|jsonl|out|err|wandb)"
+    r"|([^/]*[-_.])?(metrics|scalars|logs?|loss|losses)([-_.][^/]*)?\.(json|txt|csv|tsv)"
+    r"|([^/]*[-_.])?(results|summary|progress|monitor|history)([-_.][^/]*)?\.(csv|tsv)"
+    r"|[^/]*logs?\.txt|(std)?(out|err)(put)?\.txt|vis_data/[^/]*\.json)",
+    re.IGNORECASE,
+)
+"""What loggers append to: TensorBoard, Python's, Detectron2, MMEngine, Lightning, Ultralytics."""
+
 _ASIDE = re.compile(
     r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
     r"|.*tfevents.*|core\.\d+|\.DS_Store",
@@ -43,16 +52,15 @@ def accompanies(name: str, stat: Stat) -> bool:
 
 def is_log(name: str) -> bool:
     """Whether a file is a log by its name: it comes, goes and grows, and proves nothing."""
-    return bool(_LOG.fullmatch(name))
+    return bool(_LOG.fullmatch(name.rpartition("/")[2]))
 
 
-def may_run_on(name: str) -> bool:
-    """Whether a file may be written to all the time, beside the state that is saved now and then.
+def grows(path: str) -> bool:
+    """Whether a file is a log by its path: it is written to all the time, at its end.
 
-    By its name: a log, text, code or a picture.
+    No text that may hold state is one, for that is written over: ``state.json``, ``model.txt``.
     """
-    text = "." in name and _COMPANION.fullmatch(name)
-    return bool(text or _ASIDE.fullmatch(name)) or is_log(name)
+    return bool(_GROWS.fullmatch(path))
 
 
 def tells_of_state(name: str) -> bool:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.companions import is_log
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
 from syncd.pathrules import member
@@ -133,8 +132,8 @@ class Detector:
         if not unit.lone:
             self._rewrites.learn(unit)
 
-    def only_text(self, unit: Unit) -> bool:
-        """Whether nothing but what may be written to all the time differs from its commit."""
+    def only_logs(self, unit: Unit) -> bool:
+        """Whether nothing but its logs differs from its commit."""
         return self._rewrites.only(unit, unit.running)
 
     def since(self, unit: Unit) -> float:
@@ -291,7 +290,7 @@ class Detector:
 
     def _fault(self, unit: Unit, seen: _Seen) -> str | None:
         for path, _ in unit.files:
-            if is_log(unit.below(path)):
+            if path in unit.running:
                 continue  # wherever it ends, it can be gone on with
             try:
                 fault = check_file(self._root / unit.below(path))

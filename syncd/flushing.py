@@ -28,8 +28,7 @@ def flush(
     that was taken just now.
     """
     until = clock.monotonic() + patience
-    pipeline.pacer.hurry = True
-    try:
+    with pipeline.pacer.hurry():
         look = look or pipeline.look(thorough=not only_in_time)
         while not give_up():
             if look.pending:
@@ -41,8 +40,6 @@ def flush(
             elif not _pause(clock, look.again, until, give_up):
                 break
             look = pipeline.look()
-    finally:
-        pipeline.pacer.hurry = False
     return look
 
 

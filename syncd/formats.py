@@ -141,9 +141,10 @@ def check_json(file: BinaryIO, size: int) -> str | None:
 def _is_lines(text: bytes) -> bool:
     """Whether it is JSON line by line, which Detectron2 and MMEngine write under this name."""
     try:
-        return all(json.loads(line) is not None for line in text.splitlines() if line.strip())
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError):
         return False
+    return len(lines) > 1
 
 
 def _closes(file: BinaryIO) -> bool:
@@ -304,12 +305,9 @@ def proves_its_end(path: Path) -> bool:
     return _check_for(path.suffix.lower(), magic) in (check_zip, check_safetensors)
 
 
-def check_file(path: Path, suffix: str | None = None) -> str | None:
-    """What is wrong with one file, or None; raises OSError if it cannot be read.
-
-    ``suffix`` is that of its name, where it lies under another one.
-    """
-    suffix = (path.suffix if suffix is None else suffix).lower()
+def check_file(path: Path) -> str | None:
+    """What is wrong with one file, or None; raises OSError if it cannot be read."""
+    suffix = path.suffix.lower()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)

@@ -81,7 +81,7 @@ class Pipeline:
         self._newest = Newest(keep_last, keep_every)
         self.pacer = Pacer(clock)
         self._superseded: dict[str, Unit] = {}
-        self._snapshots = snapshots if rank is None else None
+        self._snapshots = snapshots if rank is None else None  # of several, none proves the others
         self._started = False
         self._sending: tuple[str, str] | None = None
         """Path and signature of what is being sent: it needs no judge meanwhile."""
@@ -142,7 +142,6 @@ class Pipeline:
             self._give_up(unit, _UNREADABLE)
         elif self._journal.is_safe(unit.path, unit.signature):
             self._newest.note(unit)
-            self.pacer.saved(unit)
             self._detector.learn(unit)
             return False
         if not self._started:
@@ -158,24 +157,23 @@ class Pipeline:
             return True
         if self._others.wait(unit):
             return True
-        if due := self._text_may_wait(unit):
-            self._backlog.blocked(unit, "only text has changed, and was sent just now", due)
+        if self._only_logs(unit) and (due := self.pacer.until(unit)):
+            self._backlog.blocked(unit, "only logs have changed, and were sent just now", due)
             return True
         if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)
             self._backlog.judged(unit, verdict)
-            if verdict.complete:
-                self.pacer.saved(unit)
             if verdict.failed:
                 self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
         return True
 
-    def _text_may_wait(self, unit: Unit) -> float | None:
-        """Until when; None if more than what is written to all the time is to be committed."""
+    def _only_logs(self, unit: Unit) -> bool:
+        """Whether nothing but logs has changed since the last commit."""
         if not unit.running:
-            return None
-        known = self._was_committed(unit.path) if unit.companion else self._detector.only_text(unit)
-        return self.pacer.until(unit) if known else None
+            return False
+        if unit.companion:
+            return len(unit.running) == len(unit.files) and self._was_committed(unit.path)
+        return self._detector.only_logs(unit)
 
     def is_obsolete(self, unit: Unit) -> bool:
         """Whether a complete checkpoint was not sent, for newer ones that are committed by now."""
@@ -236,6 +234,7 @@ class Pipeline:
             behind = self._seniority.behind(unit, publisher)
             self._health.sending(printable(unit.path), unit.size)
             asked = self._asking(unit, behind, publisher, ends)
+            alone = self._only_logs(unit)
             if self._snapshots:
                 unit, taken = hold_still(self._root, unit, self._snapshots, self._journal)
             self._sending = unit.path, unit.signature
@@ -257,7 +256,7 @@ class Pipeline:
             self._postpone(unit, error)
         else:
             self._forgive(unit.path)
-            self.pacer.committed(unit)
+            self.pacer.committed(unit, alone)
             if self._snapshots:
                 self._snapshots.sent(unit, taken)
         finally:
@@ -307,7 +306,9 @@ class Pipeline:
             if ends() is not None:
                 return pending[self.choose(look, publisher, ends)[0]].path != unit.path
             stalled = max(began, self._health.last_progress()) < now - _STALLED
-            return (behind > 0 or stalled) and pending[-1].written > unit.written
+            newest = pending[-1]
+            other = newest.path != unit.path and newest.written > unit.written
+            return (behind > 0 or stalled) and other
 
         return more_urgent
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from syncd.companions import accompanies, all_accompany, could_be_set, may_run_on
+from syncd.companions import accompanies, all_accompany, could_be_set, grows
 from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
 from syncd.together import gathered
@@ -187,16 +187,14 @@ class Unit:
 
     @cached_property
     def running(self) -> frozenset[str]:
-        """Members that may be written to all the time, whether or not a save is under way."""
+        """Logs: members that are written to all the time, whether or not a save is under way."""
         if self.profile is LONE or self.beside:
             return frozenset()
-        own = self.path.rpartition("/")[2]
-        names = ((path, (path or own).rpartition("/")[2]) for path, _ in self.files)
-        return frozenset(path for path, name in names if may_run_on(name))
+        return frozenset(path for path, _ in self.files if grows(self.below(path)))
 
     @cached_property
     def core(self) -> str:
-        """As ``signature``, without what may be written to all the time."""
+        """As ``signature``, without logs."""
         if not self.running:
             return self.signature
         files = tuple(file for file in self.files if file[0] not in self.running)

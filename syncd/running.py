@@ -1,4 +1,4 @@
-"""What is written to all the time beside checkpoints: when it is sent again.
+"""Logs beside checkpoints, which are written to all the time: when they are sent again.
 
 A log that grows by a line in three seconds must not make a commit of each line.
 """
@@ -6,6 +6,8 @@ A log that grows by a line in three seconds must not make a commit of each line.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +21,16 @@ from syncd.snapshot import NoRoom, Snapshot, Snapshots
 log = logging.getLogger(__name__)
 
 _EVERY = 60.0
-"""Seconds from one commit of nothing but such files to the next, times how many there are: three
+"""Seconds from one commit of nothing but logs to the next, times how many there are: three
 requests a commit, 180 an hour."""
+
+_RATE = 50_000.0
+"""Bytes per second that a log may take, on the average, if it is sent whole each time."""
 
 _LATELY = 3600.0
 """Seconds in which something was committed that counts among these."""
 
-_MOST = 10_000
+_MOST = 1000
 """Paths that are remembered."""
 
 
@@ -34,48 +39,52 @@ class _Last:
     at: float
     """On the monotonic clock."""
 
-    wall: float
-    times: int = 1
+    alone: bool
+    """Whether nothing but logs had changed."""
 
 
 class Pacer:
-    """Remembers when each was committed."""
+    """Remembers when what has logs in it was committed."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last: dict[str, _Last] = {}
-        self._saved = 0
-        self.hurry = False
-        """Whether all goes at once: at the end."""
+        self._flushes_since: float | None = None
 
-    def saved(self, unit: Unit) -> None:
-        """A checkpoint is complete: what lies beside it may be written with it."""
-        if not unit.companion:
-            self._saved = max(self._saved, unit.changed)
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        """While this lasts each goes once at once: it is the end, perhaps."""
+        before, self._flushes_since = self._flushes_since, self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._flushes_since = before
 
-    def committed(self, unit: Unit) -> None:
-        """It was committed just now."""
-        times = self._last.pop(unit.path).times + 1 if unit.path in self._last else 1
-        self._last[unit.path] = _Last(self._clock.monotonic(), self._clock.now(), times)
+    def committed(self, unit: Unit, alone: bool) -> None:
+        """It was committed just now; ``alone``: for its logs only."""
+        if not unit.running:
+            return
+        self._last.pop(unit.path, None)
+        self._last[unit.path] = _Last(self._clock.monotonic(), alone)
         if len(self._last) > _MOST:
             del self._last[next(iter(self._last))]
 
     def until(self, unit: Unit) -> float | None:
-        """When something may be committed that differs in such files only; None: at once.
-
-        A text may go once after each save: perhaps it belongs to it.
-        """
+        """When it may be committed again of which only logs have changed; None: at once."""
         last = self._last.get(unit.path)
-        if last is None or self.hurry or (unit.companion and self._saved > last.wall * 1e9):
+        if last is None:
+            return None
+        if self._flushes_since is not None and last.at < self._flushes_since:
             return None
         now = self._clock.monotonic()
-        lately = sum(1 for one in self._last.values() if one.times > 1 and now - one.at < _LATELY)
-        due = last.at + _EVERY * max(1, lately)
+        lately = sum(one.alone and now - one.at < _LATELY for one in self._last.values())
+        size = sum(stat.size for path, stat in unit.files if path in unit.running)
+        due = last.at + max(_EVERY * max(1, lately), size / _RATE)
         return due if due > now else None
 
 
 def running_on(root: Path, unit: Unit) -> set[str]:
-    """Which members have been written to since they were seen, or are open for that."""
+    """Which logs have been written to since they were seen, or are open for that."""
     found = set()
     for path, seen in unit.files:
         if path in unit.running:
@@ -100,10 +109,15 @@ def hold_still(
     def is_known(path: str, stat: Stat) -> bool:
         return journal.digest(unit.below(path), stat.text()) is not None
 
+    running = running_on(root, unit)
     try:
-        held, taken = snapshots.take(unit, is_known, running_on(root, unit))
+        try:
+            held, taken = snapshots.take(unit, is_known, running)
+        except NoRoom as error:
+            log.warning("%s is sent without a snapshot: %s", unit.path, error)
+            return snapshots.take(unit, lambda _path, _stat: True, running, every=False)
     except (NoRoom, OSError) as error:
-        log.warning("%s is sent without a snapshot: %s", unit.path, error)
+        log.warning("the logs of %s are sent from where they lie: %s", unit.path, error)
         return unit, None
     if taken and taken.whole:
         log.info("%s changes faster than it can be sent: a snapshot of it is sent", unit.path)

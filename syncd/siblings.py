@@ -163,7 +163,7 @@ class Siblings:
             self._doubted.pop(unit.path, None)
             return None
         kinds = _kinds(path for path, _ in unit.files)
-        doubt = _Doubt(series(unit.path), frozenset(kinds.items()), unit.signature)
+        doubt = _Doubt(series(unit.path), frozenset(kinds.items()), unit.core)
         twin = any(
             (doubt.series, doubt.kinds) == (other.series, other.kinds)
             for path, other in self._doubted.items()
@@ -246,7 +246,11 @@ class Rewrites:
         A second save in a row that leaves the same files alone shows the writer's manner.
         """
         before = self._of(unit)
-        lasting = {path: stat for path, stat in before.items() if not is_log(path)}
+        lasting = {
+            path: stat
+            for path, stat in before.items()
+            if not (is_log(path) or path in unit.running)
+        }
         if not lasting:
             return None
         last = max(lasting, key=lambda path: lasting[path][1])
@@ -257,9 +261,9 @@ class Rewrites:
         if not changed or last in changed or last not in now:
             return None
         signature, earlier = self._seen.get(unit.path, ("", frozenset()))
-        if signature not in ("", unit.signature) and earlier == changed:
+        if signature not in ("", unit.core) and earlier == changed:
             return None
-        self._seen[unit.path] = (unit.signature, changed)
+        self._seen[unit.path] = (unit.core, changed)
         return f"{last}, written last before, has not been written again yet"
 
     def _of(self, unit: Unit) -> Files:

@@ -17,9 +17,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
-from syncd.companions import is_log
 from syncd.errors import Changed
-from syncd.formats import check_file
 from syncd.profiles import Unit
 from syncd.scan import Stat
 from syncd.series import series
@@ -67,7 +65,7 @@ class Snapshot:
     def add_beginning(self, path: str, source: Path) -> Stat:
         """Copy one member that grows, as far as it has come; the stat that it had then.
 
-        Changed if it is being written anew.
+        Changed if it is begun anew meanwhile.
         """
         target = self._folder / str(len(self._files))
         with source.open("rb") as old, target.open("xb") as new:
@@ -76,8 +74,8 @@ class Snapshot:
             while left and (chunk := old.read(min(left, _CHUNK))):
                 new.write(chunk)
                 left -= len(chunk)
-        if left or not (is_log(source.name) or check_file(target, source.suffix) is None):
-            raise Changed(f"{path} is being written")
+        if left:
+            raise Changed(f"{path} was begun anew")
         self._files[path] = target, Stat.of(target.lstat())
         return Stat.of(seen)
 
@@ -109,7 +107,8 @@ class Snapshots:
         """It was sent; without a copy the next of its series is tried only where that would do."""
         with contextlib.suppress(OSError, Changed):
             for path, stat in unit.files if taken else ():
-                _check(self._root / unit.below(path), stat)
+                if path not in unit.running:
+                    _check(self._root / unit.below(path), stat)
             self._restless.pop(series(unit.path), None)
 
     def clear(self) -> None:
@@ -117,17 +116,22 @@ class Snapshots:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def take(
-        self, unit: Unit, is_known: Callable[[str, Stat], bool], running: Collection[str] = ()
+        self,
+        unit: Unit,
+        is_known: Callable[[str, Stat], bool],
+        running: Collection[str] = (),
+        every: bool | None = None,
     ) -> tuple[Unit, Snapshot | None]:
         """Copy what will not stay as it is until it is sent; the checkpoint as it is by then.
 
         ``running`` are members that are written to all the time: those are copied as far as they
-        have come. Of the others, what is not known, if ``unit`` is wanted.
+        have come. Of the others, if it is ``every`` one, what is not known (by default, where
+        ``is_wanted``).
 
         Changed if it is another revision before the last byte is copied; NoRoom or another
         OSError if the disk does not have it.
         """
-        every = self.is_wanted(unit)
+        every = self.is_wanted(unit) if every is None else every
         wanted = [
             (path, stat)
             for path, stat in unit.files
@@ -138,7 +142,8 @@ class Snapshots:
         taken = Snapshot(self._folder / secrets.token_hex(8))
         files = dict(unit.files)
         try:
-            self._check_room(self._folder, sum(stat.size for _, stat in wanted))
+            need = sum(stat.size for _, stat in wanted)
+            self._check_room(self._folder, need, self._limit if every else None)
             for path, stat in wanted:
                 if path in running:
                     files[path] = taken.add_beginning(path, self._root / unit.below(path))
@@ -156,9 +161,9 @@ class Snapshots:
             raise
         return replace(unit, files=tuple(files.items())), taken
 
-    def _check_room(self, folder: Path, need: int) -> None:
+    def _check_room(self, folder: Path, need: int, most: int | None) -> None:
         free = shutil.disk_usage(folder).free
-        limit = int(free * _SHARE) if self._limit is None else min(self._limit, free)
+        limit = int(free * _SHARE) if most is None else min(most, free)
         if need > limit:
             raise NoRoom(f"a snapshot needs {need / 1e6:.0f} MB and may take {limit / 1e6:.0f}")
 

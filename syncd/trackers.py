@@ -105,15 +105,13 @@ class _Found:
     def _in(self, folder: str) -> Iterator[str]:
         try:
             with os.scandir(self._root / folder) as entries:
-                names = [entry.name for entry in entries if may_track(entry.name)]
+                found = [(e, e.stat(follow_symlinks=False)) for e in entries if may_track(e.name)]
         except OSError:
             return
-        for name in names:
-            path = _norm(f"{folder}/{name}")
-            stat = (self._root / path).lstat()
-            text = stat.st_size <= _LIMIT and accompanies(name, Stat.of(stat))
-            if (self._root / path).is_symlink() or ((self._root / path).is_file() and text):
-                yield path
+        for entry, stat in found:
+            text = stat.st_size <= _LIMIT and accompanies(entry.name, Stat.of(stat))
+            if entry.is_symlink() or (entry.is_file() and text):
+                yield _norm(f"{folder}/{entry.name}")
 
 
 class _Checkpoint:
@@ -169,8 +167,9 @@ class _Checkpoint:
         if not alone or len(mine) != 1 or not self.is_directory or _folder(tracker) != self.folder:
             return None
         with os.scandir(self._root / self.folder) as entries:
-            if any(step_of(entry.name) == int(alone[1]) for entry in entries):
-                return None
+            dirs = [entry.name for entry in entries if entry.is_dir()]
+        if any(step_of(name) == int(alone[1]) for name in dirs):
+            return None
         return text.replace(alone[1], str(int(mine[0])))
 
 

@@ -145,12 +145,12 @@ class Machine:
     def commit_all(self) -> list[CommitRecord]:
         """Commit everything complete, as a flush does."""
         committed = []
-        self.pipeline.pacer.hurry = True
-        look = self.pipeline.look()
-        while look.pending:
-            record = self.pipeline.commit_next(look, self.publisher)
-            if record:
-                committed.append(record)
+        with self.pipeline.pacer.hurry():
+            look = self.pipeline.look()
+            while look.pending:
+                record = self.pipeline.commit_next(look, self.publisher)
+                if record:
+                    committed.append(record)
         return committed
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from syncd.clock import SystemClock
+from syncd.companions import grows
 from syncd.detect import Verdict
-from syncd.profiles import COMPANION, SET, Unit
-from syncd.running import Pacer
+from syncd.flushing import flush
+from syncd.profiles import COMPANION, Unit
+from syncd.records import CommitRecord
+from syncd.running import Pacer, hold_still
 from syncd.scan import Stat
 from syncd.snapshot import Snapshots
 from tests.clocks import FakeClock
@@ -82,28 +87,70 @@ def test_save_that_is_under_way_is_waited_for_whatever_the_log_does(desk: Desk) 
         assert not desk.judge_in(1, "out").complete
 
 
-def test_text_that_belongs_to_the_state_is_waited_for(desk: Desk) -> None:
-    desk.write("out/model.pth")
-    desk.write("out/state.json", "{}")
-    desk.judge("out")
-    desk.clock.sleep(60)
-    assert desk.judge("out").complete
+def logged(desk: Desk, *paths: str) -> None:
+    """These are written, and the log goes on."""
+    for path in paths:
+        desk.write(f"out/{path}", f"\x80{desk.clock.now()}.".encode("latin-1"))
+    with (desk.root / "out/train.log").open("a") as file:
+        file.write("a line\n")
+
+
+@pytest.mark.parametrize("state", ["state.bin", "state.yaml", "state.txt"])
+def test_state_that_is_written_anew_is_waited_for_whatever_the_log_does(
+    desk: Desk, state: str
+) -> None:
+    """A line of the log makes no second save of half of one."""
+    logged(desk, "model.pth", state)
+    for _ in range(12):
+        logged(desk)
+        verdict = desk.judge_in(1, "out")
+    assert verdict.complete
     desk.commit("out")
-    desk.write("out/state.json", '{"epoch": 2}')
-    assert not desk.judge_in(1, "out").complete
-    desk.write("out/model.pth", b"\x80y.")
-    assert not desk.judge_in(1, "out").complete
-    assert desk.judge_in(10, "out").complete
+    logged(desk, "model.pth")
+    for _ in range(60):
+        logged(desk)
+        verdict = desk.judge_in(1, "out")
+        assert not verdict.complete
+    assert verdict.reason == f"{state}, written last before, has not been written again yet"
+    logged(desk, state)
+    for _ in range(12):
+        logged(desk)
+        verdict = desk.judge_in(1, "out")
+    assert verdict.complete
+
+
+def test_step_without_its_optimizer_is_not_complete_whatever_the_log_does(desk: Desk) -> None:
+    for name in ("model.pth", "optimizer.pth", "train.log"):
+        desk.write(f"step_1/{name}")
+    assert desk.judge_in(20, "step_1").complete
+    desk.commit("step_1")
+    desk.write("step_2/model.pth")
+    for second in range(60):
+        desk.write("step_2/train.log", f"{second}")
+        verdict = desk.judge_in(1, "step_2")
+        assert not verdict.complete
+    assert verdict.reason.startswith("there is no file like optimizer.pth")
+
+
+def test_text_that_is_written_for_long_is_waited_for(desk: Desk) -> None:
+    desk.write("out/optimizer.bin")
+    with (desk.root / "out/model.txt").open("w") as file:
+        for _ in range(60):
+            file.write("tree\n")
+            file.flush()
+            assert not desk.judge_in(1, "out").complete
 
 
 def test_half_of_a_line_is_no_fault_of_a_log_but_one_of_a_text(desk: Desk) -> None:
     save(desk, 1)
     desk.write("out/train.jsonl", '{"line": 1}\n{"li')
     assert desk.judge_in(30, "out").complete
-    desk.write("out/metrics.json", '{"line": 1}\n{"line": 2}\n')
+    desk.write("out/state.json", '{"line": 1}\n{"line": 2}\n')
     assert desk.judge_in(30, "out").complete
-    desk.write("out/metrics.json", '{"line": 1}\n{"li')
-    assert desk.judge_in(30, "out").reason.startswith("out/metrics.json is not whole JSON")
+    desk.write("out/state.json", '{"line": 1}\n{"li')
+    assert desk.judge_in(30, "out").reason.startswith("out/state.json is not whole JSON")
+    desk.write("out/state.json", "\n")
+    assert desk.judge_in(30, "out").reason.startswith("out/state.json is not whole JSON")
 
 
 def test_what_has_come_by_the_time_it_is_sent_is_what_is_committed(tmp_path: Path) -> None:
@@ -147,45 +194,110 @@ def test_beginning_of_a_log_is_taken_as_long_as_it_was(tmp_path: Path) -> None:
     taken.drop()
 
 
-def unit(path: str, changed: float = 0.0) -> Unit:
-    stat = Stat(1, int(changed * 1e9), int(changed * 1e9), 1, 0o644)
-    kind = COMPANION if path.endswith(".log") else SET
-    return Unit(path, kind, (("", stat),))
+def test_what_is_always_copied_is_not_copied_for_ever(tmp_path: Path) -> None:
+    """One change in mid-transfer makes a series restless; the log alone does not keep it so."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("out/model.pth", b"\x80\x02N.")
+    machine.write("out/args.bin", b"settings")
+    with machine.write("out/train.log", "1\n").open("a") as file:
+        (unit, _) = machine.pipeline.look().pending[0]
+        snapshots = Snapshots(tmp_path / "s", machine.root, None)
+        snapshots.changed(unit)
+        held, taken = snapshots.take(unit, lambda _path, _stat: False, unit.running)
+        assert taken
+        assert taken.whole
+        file.write("2\n")
+        file.flush()
+        snapshots.sent(held, taken)
+        assert not snapshots.is_wanted(unit)
+        taken.drop()
 
 
-def test_text_alone_goes_once_a_minute_and_after_each_save() -> None:
+def test_where_there_is_no_room_for_all_the_log_alone_is_copied(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("out/model.pth", b"\x80\x02" + b"N" * 5000 + b".")
+    with machine.write("out/train.log", "1\n").open("a"):
+        (unit, _) = machine.pipeline.look().pending[0]
+        snapshots = Snapshots(tmp_path / "s", machine.root, 1000)
+        snapshots.changed(unit)
+        held, taken = hold_still(machine.root, unit, snapshots, machine.journal)
+    assert held == unit
+    assert taken
+    assert not taken.whole
+    assert taken.locate("train.log")
+    assert not taken.locate("model.pth")
+
+
+def test_flush_beside_a_trainer_that_logs_ends(tmp_path: Path) -> None:
+    """Each line that comes while the one before is sent would be another commit."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("out/model.pth", b"\x80\x02N.")
+    machine.write("out/args.bin", b"settings")
+    log = machine.write("out/train.log", "1\n")
+    publish, sent = machine.publisher.publish, []
+
+    def logged(*args: Any) -> CommitRecord | None:
+        record = publish(*args)
+        sent.append(record)
+        with log.open("a") as file:
+            file.write("a line\n")
+        return record
+
+    machine.publisher.publish = logged  # type: ignore[method-assign, assignment]
+    for flushed in (1, 2):
+        flush(machine.pipeline, machine.publisher, SystemClock(), lambda: False, patience=1.0)
+        assert len(sent) == flushed
+
+
+def log(path: str, size: int = 100) -> Unit:
+    return Unit(path, COMPANION, (("", Stat(size, 0, 0, 1, 0o644)),))
+
+
+def test_logs_alone_go_once_a_minute_and_once_at_the_end() -> None:
     clock = FakeClock()
     pacer = Pacer(clock)
-    log, out = unit("train.log"), unit("out")
-    for one in (log, out):
+    one, other = log("train.log"), log("metrics.json")
+    assert pacer.until(one) is None
+    for unit, alone in ((one, False), (other, True)):
+        pacer.committed(unit, alone)
+        assert pacer.until(unit) == pytest.approx(clock.now() + 60)
+    clock.sleep(60)
+    assert pacer.until(one) is None
+    pacer.committed(one, True)
+    assert pacer.until(one) == pytest.approx(clock.now() + 120), "two of them share the requests"
+    clock.sleep(1)
+    with pacer.hurry():
         assert pacer.until(one) is None
-        pacer.committed(one)
-        clock.sleep(3)
-        assert pacer.until(one) == pytest.approx(clock.now() + 57)
-    clock.sleep(57)
-    assert pacer.until(log) is None
-    pacer.committed(log)
-    pacer.committed(out)
-    assert pacer.until(log) == pytest.approx(clock.now() + 120), "two of them share the requests"
-    pacer.saved(unit("model.pt", clock.now() + 1))
-    assert pacer.until(log) is None, "it may be of that save"
-    assert pacer.until(out), "that is itself a checkpoint"
-    clock.sleep(2)
-    pacer.committed(log)
-    assert pacer.until(log)
-    pacer.hurry = True
-    assert pacer.until(log) is pacer.until(out) is None
+        pacer.committed(one, True)
+        assert pacer.until(one)
+    large = log("events.out.tfevents.1", 100_000_000)
+    pacer.committed(large, False)
+    assert pacer.until(large) == pytest.approx(clock.now() + 2000)
 
 
 def test_requests_of_many_logs_stay_within_the_budget() -> None:
     clock = FakeClock()
     pacer = Pacer(clock)
-    logs = [unit(f"{number}.log") for number in range(20)]
-    sent = 0
+    logs = [log(f"{number}.log") for number in range(20)]
+    sent: list[str] = []
     for _ in range(3600):
         for one in logs:
             if pacer.until(one) is None:
-                pacer.committed(one)
-                sent += 1
+                pacer.committed(one, alone=one.path in sent)
+                sent.append(one.path)
         clock.sleep(1)
-    assert sent * 3 <= 180 + 40 * 3
+    assert len(sent) * 3 <= 180 + 40 * 3
+
+
+def test_what_is_a_log_by_its_name() -> None:
+    for name in (
+        "train.log", "a/events.out.tfevents.17.host", "metrics.json", "x/vis_data/2026_11.json",
+        "log.txt", "train_log.txt", "mylog.txt", "loss_log.txt", "results.csv", "progress.csv",
+        "version_0/metrics.csv", "monitor.csv", "a.jsonl", "stdout.txt", "run-1.wandb",
+    ):  # fmt: skip
+        assert grows(name), name
+    for name in (
+        "state.json", "trainer_state.json", "progress.json", "model.txt", "vocab.txt",
+        "vectors.csv", "config.yaml", "metrics.bin", "changelog.md", "history.json", "model.json", "weights.tsv",
+    ):  # fmt: skip
+        assert not grows(name), name
