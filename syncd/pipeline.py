@@ -171,9 +171,7 @@ class Pipeline:
         """Whether nothing but logs has changed since the last commit."""
         if not unit.running:
             return False
-        if unit.companion:
-            return len(unit.running) == len(unit.files) and self._was_committed(unit.path)
-        return self._detector.only_logs(unit)
+        return self._was_committed(unit.path) if unit.lone else self._detector.only_logs(unit)
 
     def is_obsolete(self, unit: Unit) -> bool:
         """Whether a complete checkpoint was not sent, for newer ones that are committed by now."""

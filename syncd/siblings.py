@@ -234,11 +234,12 @@ class Rewrites:
 
     def only(self, unit: Unit, paths: Collection[str]) -> bool:
         """Whether it has been complete, and nothing but these members has changed since."""
+        known = self._of(unit)
         before, now = (
             {path: stat for path, stat in files.items() if path not in paths}
-            for files in (self._of(unit), members(unit))
+            for files in (known, members(unit))
         )
-        return bool(before) and before == now
+        return bool(known) and before == now
 
     def half_way(self, unit: Unit) -> str | None:
         """In words, that the file that was written last has not been written again yet.

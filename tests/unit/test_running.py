@@ -249,6 +249,21 @@ def test_flush_beside_a_trainer_that_logs_ends(tmp_path: Path) -> None:
         assert len(sent) == flushed
 
 
+@pytest.mark.parametrize("files", ["scalars.json", "scalars.json config.py", "train.log"])
+def test_logs_in_any_shape_wait_for_their_minute(files: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    folder = "" if files == "train.log" else "vis_data/"
+    for name in files.split():
+        machine.write(folder + name, '{"line": 1}\n')
+    assert len(machine.commit_all()) == 1
+    for line in (2, 3):
+        machine.write(folder + files.split(maxsplit=1)[0], f'{{"line": {line}}}\n')
+        assert machine.pipeline.look().pending == []
+    (waiting,) = machine.pipeline.look().incomplete
+    assert waiting.reason == "only logs have changed, and were sent just now"
+    assert len(machine.commit_all()) == 1, "at the end"
+
+
 def log(path: str, size: int = 100) -> Unit:
     return Unit(path, COMPANION, (("", Stat(size, 0, 0, 1, 0o644)),))
 
@@ -298,6 +313,6 @@ def test_what_is_a_log_by_its_name() -> None:
         assert grows(name), name
     for name in (
         "state.json", "trainer_state.json", "progress.json", "model.txt", "vocab.txt",
-        "vectors.csv", "config.yaml", "metrics.bin", "changelog.md", "history.json", "model.json", "weights.tsv",
+        "vectors.csv", "config.yaml", "metrics.bin", "changelog.md", "history.json", "model.json",
     ):  # fmt: skip
         assert not grows(name), name
