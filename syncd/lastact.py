@@ -112,7 +112,8 @@ def _younger(unit: Unit, act: Stat) -> tuple[str, ...]:
     """The members that were written after the last act, though this writer writes none then."""
     late = unit.profile.late
     after = (path for path, stat in unit.files if stat.mtime_ns > act.mtime_ns)
-    return tuple(path for path in after if not (is_log(path) or _any([path], late)))
+    logs = {path for path, _ in unit.files if is_log(path) or path in unit.running}
+    return tuple(path for path in after if path not in logs and not _any([path], late))
 
 
 def _tracker(unit: Unit, tracker: Path, sealed: bool) -> LastAct:

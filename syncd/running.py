@@ -110,15 +110,14 @@ def hold_still(
         return journal.digest(unit.below(path), stat.text()) is not None
 
     running = running_on(root, unit)
-    try:
+    for every in (None, False):
         try:
-            held, taken = snapshots.take(unit, is_known, running)
-        except NoRoom as error:
-            log.warning("%s is sent without a snapshot: %s", unit.path, error)
-            return snapshots.take(unit, lambda _path, _stat: True, running, every=False)
-    except (NoRoom, OSError) as error:
-        log.warning("the logs of %s are sent from where they lie: %s", unit.path, error)
-        return unit, None
-    if taken and taken.whole:
-        log.info("%s changes faster than it can be sent: a snapshot of it is sent", unit.path)
-    return held, taken
+            held, taken = snapshots.take(unit, is_known, running, every)
+        except (NoRoom, OSError) as error:
+            what = unit.path if every is None else f"a log of {unit.path}"
+            log.warning("%s is sent without a snapshot: %s", what, error)
+            continue
+        if taken and taken.whole:
+            log.info("%s changes faster than it can be sent: a snapshot of it is sent", unit.path)
+        return held, taken
+    return unit, None

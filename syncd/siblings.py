@@ -228,7 +228,7 @@ class Rewrites:
 
     def only_added(self, unit: Unit) -> bool:
         """Whether it has been complete, and nothing but new files has come since."""
-        before = self._of(unit)
+        before = {path: s for path, s in self._of(unit).items() if path not in unit.running}
         now = members(unit)
         return bool(before) and all(now.get(path) == stat for path, stat in before.items())
 
