@@ -141,6 +141,24 @@ def test_text_that_is_written_for_long_is_waited_for(desk: Desk) -> None:
             assert not desk.judge_in(1, "out").complete
 
 
+@pytest.mark.parametrize("path", ["train.log", "metrics.json"])
+def test_marker_is_the_last_act_though_a_log_goes_on(desk: Desk, path: str) -> None:
+    for name in ("population/agent_0.pth", "best_agent.pth"):
+        desk.write(f"run/{name}")
+    desk.write("run/trainer_state.json", "{}")
+    with desk.write(f"run/{path}", "{}\n").open("a"):
+        desk.date(f"run/{path}", 5)
+        verdict = desk.judge("run")
+    assert (verdict.complete, verdict.profile) == (True, "eigen2")
+    desk.commit("run")
+    desk.write(f"run/{path}", "{}\n{}\n")
+    assert desk.judge("run").complete
+    assert desk.detector.only_logs(desk.units()["run"])
+    desk.date("run/best_agent.pth", 10)
+    assert not desk.judge("run").complete, "it is being written again"
+    assert not desk.detector.only_logs(desk.units()["run"])
+
+
 def test_half_of_a_line_is_no_fault_of_a_log_but_one_of_a_text(desk: Desk) -> None:
     save(desk, 1)
     desk.write("out/train.jsonl", '{"line": 1}\n{"li')
