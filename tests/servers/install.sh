@@ -21,7 +21,10 @@ from_npm() {
     if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
         echo "no node and npm here: Azurite is not installed, and the tests of Azure are skipped" >&2
     elif [ "$(cat "$stamp" 2>/dev/null)" != "$azurite" ]; then
-        npm install --silent --no-fund --no-audit --prefix "$here" "$azurite" || return
+        npm install --silent --no-fund --no-audit --prefix "$here" "$azurite" || {
+            echo "npm could not install $azurite: its log is in $(npm config get cache)/_logs" >&2
+            return 1
+        }
         echo "$azurite" >"$stamp"
     fi
 }
