@@ -130,16 +130,16 @@ class Comeback:
                 return _OK
         replace = Replace.DROP if force else Replace.KEEP if at is None else Replace.NO
         results = self._restore(chosen, root, everything, replace)
-        return self._end(results, root)
+        self._settle(results, root)
+        return self._report(results, root)
 
-    def _end(self, results: list[Restored], root: Path) -> int:
+    def _settle(self, results: list[Restored], root: Path) -> None:
         """What is to be done once all is in its place."""
         there = [one.record for one in results if one.record]
         there += [one for result in results for one in (*result.along.brought, *result.along.there)]
         named = [one.checkpoint for one in there if not is_companion(one)]
         changed = self._point(root, named, fresh=True)
         self._remember(root, results, changed)
-        return self._report(results, root)
 
     def _point(self, root: Path, checkpoints: Sequence[str], fresh: bool) -> set[str]:
         """Have trackers name what is there; the paths of those that were written anew."""
@@ -157,7 +157,8 @@ class Comeback:
             self._say(f"syncd: going on with the restore of {half.checkpoint}, which was cut off")
             with noted(root, half):
                 result = Restored(half, along=self._restorer.bring_along(half, commits, root))
-            self._end([result], root)
+            self._settle([result], root)
+            self._tell(result.along)
 
     def _together(self, root: Path, commits: list[CommitRecord | Corrupt], force: bool) -> int:
         """All machines go on from one commit: what lies on one disk alone counts for nothing."""
@@ -173,7 +174,8 @@ class Comeback:
         results = self._restore(commits, root, False, Replace.DROP if force else Replace.KEEP)
         if results[0].record:
             self._put_aside(root, results[0].record, commits)
-        return self._end(results, root)
+        self._settle(results, root)
+        return self._report(results, root)
 
     def _put_aside(
         self, root: Path, record: CommitRecord, commits: list[CommitRecord | Corrupt]

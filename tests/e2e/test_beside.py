@@ -65,6 +65,7 @@ def test_a_restore_that_was_cut_off_is_gone_on_with(build: Build) -> None:
     again = other.syncd("restore")
     assert again.returncode == 0
     assert "going on with the restore of last.pt, which was cut off" in again.stderr
+    assert "restored last.pt" not in again.stderr, "that was done before"
     assert read(other) == whole
     assert not list(other.checkpoints.glob(".syncd-beside-*"))
 
