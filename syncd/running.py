@@ -110,11 +110,11 @@ def hold_still(
         return journal.digest(unit.below(path), stat.text()) is not None
 
     running = running_on(root, unit)
-    for every in (None, False):
+    for every in (True, False) if snapshots.is_wanted(unit) else (False,):
         try:
             held, taken = snapshots.take(unit, is_known, running, every)
         except (NoRoom, OSError) as error:
-            what = unit.path if every is None else f"a log of {unit.path}"
+            what = unit.path if every else f"a log of {unit.path}"
             log.warning("%s is sent without a snapshot: %s", what, error)
             continue
         if taken and taken.whole:

@@ -119,19 +119,17 @@ class Snapshots:
         self,
         unit: Unit,
         is_known: Callable[[str, Stat], bool],
-        running: Collection[str] = (),
-        every: bool | None = None,
+        running: Collection[str],
+        every: bool,
     ) -> tuple[Unit, Snapshot | None]:
         """Copy what will not stay as it is until it is sent; the checkpoint as it is by then.
 
         ``running`` are members that are written to all the time: those are copied as far as they
-        have come. Of the others, if it is ``every`` one, what is not known (by default, where
-        ``is_wanted``).
+        have come; of ``every`` other one what is not known.
 
         Changed if it is another revision before the last byte is copied; NoRoom or another
         OSError if the disk does not have it.
         """
-        every = self.is_wanted(unit) if every is None else every
         wanted = [
             (path, stat)
             for path, stat in unit.files

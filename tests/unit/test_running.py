@@ -200,7 +200,7 @@ def test_beginning_of_a_log_is_taken_as_long_as_it_was(tmp_path: Path) -> None:
     with (root / "out/train.log").open("ab") as file:
         file.write(b"y" * 500)
     held, taken = Snapshots(tmp_path / "s", root, None).take(
-        unit, lambda _p, _s: True, {"train.log"}
+        unit, lambda _p, _s: True, {"train.log"}, every=False
     )
     assert taken
     assert not taken.whole
@@ -221,7 +221,7 @@ def test_what_is_always_copied_is_not_copied_for_ever(tmp_path: Path) -> None:
         (unit, _) = machine.pipeline.look().pending[0]
         snapshots = Snapshots(tmp_path / "s", machine.root, None)
         snapshots.changed(unit)
-        held, taken = snapshots.take(unit, lambda _path, _stat: False, unit.running)
+        held, taken = snapshots.take(unit, lambda _path, _stat: False, unit.running, every=True)
         assert taken
         assert taken.whole
         file.write("2\n")
