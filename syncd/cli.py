@@ -14,6 +14,7 @@ import click
 
 from syncd.config import Environment, Settings, load_settings
 from syncd.errors import SettingsError, SyncdError
+from syncd.inflight import share_heap
 
 EXIT_OK, EXIT_NOT_SAFE, EXIT_SETTINGS, EXIT_NOT_INTACT, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
 
@@ -94,6 +95,7 @@ def cli(
     )
     for noisy in ("boto3", "botocore", "urllib3", "google", "azure", "waitress"):
         logging.getLogger(noisy).setLevel(logging.WARNING)  # their debug output shows headers
+    share_heap()
     if ctx.invoked_subcommand is not None:
         return
     child = ctx.meta.get(_CHILD)

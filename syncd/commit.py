@@ -169,6 +169,7 @@ class Publisher:
             self._transfer.halt.set()  # one has failed, or all is done: nobody needs the others
             wait(jobs)
             self._transfer.halt.clear()
+            self._transfer.room.rest()
         links = tuple(
             LinkEntry(path, target)
             for path, target in unit.links

@@ -60,7 +60,7 @@ class Settings:
     log_interval: float = 30.0
     bwlimit: int | None = None
     snapshot_limit: int | None = None
-    concurrency: int = 4
+    concurrency: int | None = None
     shutdown_grace: float = 60.0
     keep_last: int | None = None
     keep_last_local: int | None = None
@@ -227,7 +227,7 @@ def _globs(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _concurrency(text: str) -> int:
+def _concurrency(text: str) -> int | None:
     if text.lower() == "auto":
         return Settings.concurrency
     if not text.isdigit() or not 1 <= int(text) <= 64:

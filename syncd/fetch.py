@@ -6,21 +6,19 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from syncd.errors import Corrupt, Transient
+from syncd.inflight import Room
 from syncd.packing import unpack
 from syncd.records import FileEntry
-from syncd.stores.base import ObjectStore
+from syncd.stores.base import ObjectInfo, ObjectStore
 
 MIB = 1024 * 1024
 BY_RANGES = 64 * MIB
 """Bytes of the smallest object that is fetched by ranges, several at a time."""
 
 _RANGE = 8 * MIB
-_AHEAD = 6
-"""Ranges that are under way or wait for the hash: what is held in memory."""
-
 _ZEROS = bytes(MIB)
 
 OnBytes = Callable[[str, int], None]
@@ -67,73 +65,78 @@ def fetch_stream(chunks: Iterable[bytes], fd: int, limit: int) -> tuple[int, str
     return size, digest.hexdigest()
 
 
-def ahead(
-    store: ObjectStore, key: str, size: int, version: str, workers: Executor
-) -> Iterator[bytes]:
-    """The bytes of a large object in order, by ranges that are fetched side by side."""
-    flying: deque[Future[list[bytes]]] = deque()
+class Ranges:
+    """Fetches large objects by ranges, several at a time, of all objects together."""
 
-    def fetch(start: int) -> list[bytes]:
-        return [*store.read(key, start, min(_RANGE, size - start), version)]
+    def __init__(self, store: ObjectStore, concurrency: int) -> None:
+        """``concurrency``: how many ranges at a time."""
+        self._store = store
+        self._workers = ThreadPoolExecutor(concurrency, thread_name_prefix="range")
+        self._room = Room(concurrency)
 
-    try:
-        for start in range(0, size, _RANGE):
-            if len(flying) >= _AHEAD:
-                yield from flying.popleft().result()
-            flying.append(workers.submit(fetch, start))
-        while flying:
-            yield from flying.popleft().result()
-    finally:
-        for job in flying:
-            job.cancel()
+    def read(self, info: ObjectInfo) -> Iterator[bytes]:
+        """The bytes of an object in their order."""
 
+        def fetch(start: int, count: int) -> list[bytes]:
+            return [*self._store.read(info.key, start, count, info.version)]
 
-def fetch_ranges(
-    store: ObjectStore, key: str, fd: int, limit: int, on_bytes: OnBytes, workers: Executor
-) -> tuple[int, str]:
-    """The same for a large object, by ranges side by side; ``workers`` wait for no other job.
+        for chunks in self._in_order(info.size, fetch):
+            yield from chunks
 
-    Each range is written where it belongs as it comes, and hashed when its turn has come.
-    """
-    info = store.head(key)
-    if info.size != limit:
-        return info.size, ""
-    os.ftruncate(fd, 0)
-    os.ftruncate(fd, info.size)
-    digest = hashlib.sha256()
-    flying: deque[Future[list[bytes]]] = deque()
+    def write(self, info: ObjectInfo, fd: int, on_bytes: OnBytes) -> str:
+        """Write an object to a file, each range where it belongs as it comes; its SHA-256.
 
-    def fetch(start: int) -> list[bytes]:
-        count, chunks = min(_RANGE, info.size - start), []
-        at = start
-        for chunk in store.read(key, start, count, info.version):
-            _write(fd, chunk, at)
-            at += len(chunk)
-            chunks.append(chunk)
-            on_bytes(key, len(chunk))
-        if at != start + count:
-            raise Transient(f"{key} ended at {at} of {info.size} bytes")
-        return chunks
+        A range is hashed when its turn has come.
+        """
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, info.size)
+        digest = hashlib.sha256()
 
-    try:
-        for start in range(0, info.size, _RANGE):
-            if len(flying) >= _AHEAD:
-                _hash(digest, flying.popleft())
-            flying.append(workers.submit(fetch, start))
-        while flying:
-            _hash(digest, flying.popleft())
-    finally:
-        for job in flying:
-            job.cancel()
-        for job in flying:
-            if not job.cancelled():
-                job.exception()  # nobody may write to the file once it is closed
-    return info.size, digest.hexdigest()
+        def fetch(start: int, count: int) -> list[bytes]:
+            chunks, at = [], start
+            for chunk in self._store.read(info.key, start, count, info.version):
+                _write(fd, chunk, at)
+                at += len(chunk)
+                chunks.append(chunk)
+                on_bytes(info.key, len(chunk))
+            if at != start + count:
+                raise Transient(f"{info.key} ended at {at} of {info.size} bytes")
+            return chunks
 
+        for chunks in self._in_order(info.size, fetch):
+            for chunk in chunks:
+                digest.update(chunk)
+        return digest.hexdigest()
 
-def _hash(digest: hashlib._Hash, job: Future[list[bytes]]) -> None:
-    for chunk in job.result():
-        digest.update(chunk)
+    def _in_order(
+        self, size: int, fetch: Callable[[int, int], list[bytes]]
+    ) -> Iterator[list[bytes]]:
+        """What is fetched of ``size`` bytes; ``fetch`` waits for nothing that waits for this."""
+        flying: deque[tuple[int, Future[list[bytes]]]] = deque()
+
+        def next_of_all() -> Iterator[list[bytes]]:
+            count, job = flying[0]
+            yield job.result()
+            flying.popleft()
+            self._room.give(count)
+
+        try:
+            for start in range(0, size, _RANGE):
+                count = min(_RANGE, size - start)
+                while not (taken := self._room.take_at_once(count)) and flying:
+                    yield from next_of_all()
+                if not taken:  # others have it, who wait for nothing of this
+                    self._room.take(count)
+                flying.append((count, self._workers.submit(fetch, start, count)))
+            while flying:
+                yield from next_of_all()
+        finally:
+            for _, job in flying:
+                job.cancel()
+            for count, job in flying:
+                if not job.cancelled():
+                    job.exception()  # nobody may write to the file once it is closed
+                self._room.give(count)
 
 
 def _write(fd: int, chunk: bytes, at: int) -> None:

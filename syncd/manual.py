@@ -245,7 +245,8 @@ def _reading(
                 progress.advance(task, count)
 
             layout = Layout(settings.cloud_prefix)
-            yield Restorer(store, layout, transfer.files, advance, begin), transfer
+            files, wanted = transfer.files, settings.concurrency
+            yield Restorer(store, layout, files, advance, begin, wanted), transfer
     finally:
         transfer.close()
         store.close()

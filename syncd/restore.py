@@ -11,8 +11,9 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,8 @@ from pathlib import Path, PurePosixPath
 from syncd.alongside import Along, bring_along, is_companion, noted, places_of
 from syncd.commitlog import CommitLog, refuse_locked, removed, rolled_back
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, SyncdError
-from syncd.fetch import BY_RANGES, ahead, content, fetch_ranges, fetch_stream, proven
+from syncd.fetch import BY_RANGES, Ranges, content, fetch_stream, proven
+from syncd.inflight import WIDEST
 from syncd.parting import Parting, parting
 from syncd.place import (
     Note,
@@ -43,8 +45,8 @@ _TOGETHER = 1024 * 1024
 _GROUP = 256
 """Small files that are fetched by one worker before it looks whether the others have failed."""
 
-_SIDE_BY_SIDE = 4
-"""Ranges of large files that are fetched at a time."""
+_GROUPS = 4
+"""Workers for such groups; of each many files are under way."""
 
 
 class Replace(enum.Enum):
@@ -80,14 +82,18 @@ class Restorer:
         workers: Executor,
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
         on_begin: Callable[[CommitRecord], None] = lambda _record: None,
+        concurrency: int | None = None,
     ) -> None:
-        """``on_begin`` hears of each commit that is about to be fetched, ``on_bytes`` of bytes."""
+        """``on_begin`` hears of each commit that is about to be fetched, ``on_bytes`` of bytes.
+
+        ``concurrency``: how many ranges of large files are fetched at a time.
+        """
         self._store = store
         self._layout = layout
         self._workers = workers
         self._on_bytes = on_bytes
         self._on_begin = on_begin
-        self._ranges = ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="range")
+        self._ranges = Ranges(store, concurrency or WIDEST)
         self._log = CommitLog(store, layout)
         self._numbers: list[int] = []
         self.parting: Parting | None = None
@@ -223,8 +229,10 @@ class Restorer:
                 folders.add(folder)
                 folder = folder.parent
         together, alone = self._sorted(record)
+        over = threading.Event()
         jobs = [
-            self._workers.submit(self._fetch_together, record, group, content) for group in together
+            self._workers.submit(self._fetch_groups, record, share, content, over)
+            for share in (together[n::_GROUPS] for n in range(_GROUPS))
         ]
         jobs += [
             self._workers.submit(self.fetch, record, entry, content / entry.path) for entry in alone
@@ -233,6 +241,7 @@ class Restorer:
             for job in jobs:
                 job.result()
         finally:
+            over.set()
             for job in jobs:
                 job.cancel()
             for job in jobs:
@@ -298,6 +307,17 @@ class Restorer:
             os.close(fd)
         raise Corrupt(f"{name}: {reason}")
 
+    def _fetch_groups(
+        self,
+        record: CommitRecord,
+        groups: Iterable[Sequence[FileEntry]],
+        folder: Path,
+        over: threading.Event,
+    ) -> None:
+        for group in groups:
+            if not over.is_set():  # another one has failed, and with it all
+                self._fetch_together(record, group, folder)
+
     def _fetch_together(
         self, record: CommitRecord, entries: Sequence[FileEntry], folder: Path
     ) -> None:
@@ -324,13 +344,15 @@ class Restorer:
     def _download(self, key: str, fd: int, entry: FileEntry) -> tuple[int, str]:
         if entry.encoding or entry.size < BY_RANGES:
             return fetch_stream(self._content(key, entry), fd, entry.size)
-        return fetch_ranges(self._store, key, fd, entry.size, self._on_bytes, self._ranges)
+        info = self._store.head(key)
+        if info.size != entry.size:
+            return info.size, ""
+        return info.size, self._ranges.write(info, fd, self._on_bytes)
 
     def _content(self, key: str, entry: FileEntry) -> Iterator[bytes]:
         """What an object holds of a file, in order."""
         if entry.encoding and entry.stored >= BY_RANGES:
-            info = self._store.head(key)
-            chunks = ahead(self._store, key, info.size, info.version, self._ranges)
+            chunks = self._ranges.read(self._store.head(key))
         else:
             chunks = self._store.read(key)
         return content(entry, chunks, self._on_bytes)

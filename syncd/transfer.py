@@ -9,22 +9,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from syncd.delta import Fresh, Same
-from syncd.errors import (
-    Changed,
-    Corrupt,
-    GaveWay,
-    NeedsOperator,
-    NotFound,
-    Permanent,
-    SyncdError,
-    Transient,
-)
+from syncd.errors import GaveWay, NotFound, Permanent, SyncdError, Transient
+from syncd.inflight import NARROW, WIDEST, Room
+from syncd.inparts import PartSender
 from syncd.pace import Pace, RateLimit
 from syncd.packing import Packer
 from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
@@ -51,7 +43,7 @@ class Transfer:
     def __init__(
         self,
         store: ObjectStore,
-        concurrency: int,
+        concurrency: int | None,
         limit: RateLimit,
         on_bytes: Callable[[str, int], None] = lambda _key, _count: None,
         halt: threading.Event | None = None,
@@ -61,6 +53,7 @@ class Transfer:
     ) -> None:
         """``on_bytes(key, count)`` hears of every body that the store has taken.
 
+        ``concurrency`` is how many bodies are under way at a time, None: as the line wants it.
         While ``halt`` is set, what is under way stops at its next part, with GaveWay; logs go on.
         Without ``uploads`` each upload in parts begins anew; without ``packer`` nothing is
         compressed. ``lenient`` leaves the processor to whoever else wants it.
@@ -73,14 +66,23 @@ class Transfer:
         self.pace = Pace(limit)
         self._on_bytes = on_bytes
         self.spare = Spare(lenient)
-        self.files: Executor = Pool(concurrency, "file", self.spare)
-        self._parts: Executor = Pool(concurrency, "part", self.spare)
-        self._window = threading.BoundedSemaphore(concurrency + 2)
+        self.room = Room(concurrency)
+        # where the parts of a file go one by one, the store's own code holds another one of each
+        at_once = concurrency or (WIDEST if store.capabilities.parallel_parts else NARROW)
+        self.files: Executor = Pool(at_once, "file", self.spare)
+        self._parts = PartSender(
+            Pool(concurrency or WIDEST, "part", self.spare),
+            store.capabilities.parallel_parts,
+            self.room,
+            limit,
+            self.pace,
+            on_bytes,
+        )
 
     def close(self) -> None:
         """Let the worker threads go; nothing new may be started."""
         self.files.shutdown(wait=False, cancel_futures=True)
-        self._parts.shutdown(wait=False, cancel_futures=True)
+        self._parts.close()
 
     def send(
         self,
@@ -104,16 +106,7 @@ class Transfer:
         halt = None if growing else self.halt
         with open_seen(path, seen, growing) as file:
             if not self.in_parts(seen.size):
-                data = file.read_exactly(seen.size)
-                sha256 = hashlib.sha256(data).hexdigest()
-                file.check()
-                if pack:
-                    key, data = self._packed(key, data)
-                self._limit.take(len(data), halt)
-                with self.pace.sending(len(data)):
-                    info = self.store.put(key, data, condition)
-                self._on_bytes(key, len(data))
-                return sha256, info
+                return self._send_whole(file, key, seen.size, condition, halt, pack)
             if pack and self._packer and self._packer.gains(file.sample, seen.size):
                 with self._packer.spooled(self._stoppable(file, key), seen.size) as spool:
                     if spool:
@@ -125,11 +118,35 @@ class Transfer:
                 file.rewind()
                 flight = self._begin(key, seen.size, name)
                 with suppress(NotFound, Misfit):
-                    return self._send_parts(file, flight, seen.size, condition, halt)
+                    return self._parts.send(file, flight, seen.size, condition, halt)
         raise Transient(
             f"uploads of {key} vanish before they are finished",
             hint="look for who aborts them: a rule of the bucket, or another machine",
         )
+
+    def _send_whole(
+        self,
+        file: Reader,
+        key: str,
+        size: int,
+        condition: Condition,
+        halt: threading.Event | None,
+        pack: bool,
+    ) -> tuple[str, ObjectInfo]:
+        self.room.take(size)
+        try:
+            data = file.read_exactly(size)
+            sha256 = hashlib.sha256(data).hexdigest()
+            file.check()
+            if pack:
+                key, data = self._packed(key, data)
+            self._limit.take(len(data), halt)
+            with self.pace.sending(len(data)):
+                info = self.store.put(key, data, condition)
+        finally:
+            self.room.give(size)
+        self._on_bytes(key, len(data))
+        return sha256, info
 
     def resume(
         self, path: Path, begun: Begun, seen: Stat, condition: Condition
@@ -145,7 +162,7 @@ class Transfer:
             flight = self.uploads.take_up(begun) if self.uploads else None
             if flight:
                 with suppress(NotFound, OtherBytes, Misfit):
-                    return self._send_parts(file, flight, seen.size, condition, self.halt)
+                    return self._parts.send(file, flight, seen.size, condition, self.halt)
         return None
 
     def _resume_packed(
@@ -237,91 +254,6 @@ class Transfer:
         key, body = self._packed(item.key, data) if item.pack else (item.key, data)
         return Body(key, body, item.condition), sha256
 
-    def _send_parts(
-        self,
-        file: Reader,
-        flight: Flight,
-        size: int,
-        condition: Condition,
-        halt: threading.Event | None,
-    ) -> tuple[str, ObjectInfo]:
-        flying: list[Future[None]] = []
-        finishing = False
-        try:
-            sha256 = self._send_missing(file, flight, size, halt, flying)
-            finishing = True
-            return sha256, flight.finish(condition)
-        except BaseException as error:
-            for job in flying:
-                job.cancel()
-            wait(flying)  # a part that is under way must not meet an upload that is gone
-            # a part that was damaged on its way is sent again; an object is not mended
-            lost = isinstance(error, Changed | Permanent) or (
-                finishing and isinstance(error, Corrupt)
-            )
-            flight.abort() if lost else flight.leave()
-            raise
-
-    def _send_missing(
-        self,
-        file: Reader,
-        flight: Flight,
-        size: int,
-        halt: threading.Event | None,
-        flying: list[Future[None]],
-    ) -> str:
-        """Have all parts arrive; the SHA-256 of the file. What is under way is in ``flying``."""
-
-        def blocks() -> Iterator[bytes]:
-            for data in _read_parts(file, size, flight.part):
-                file.check()  # a revision that is gone is not worth another part
-                _go_on_unless(halt, flight)
-                yield data
-                del data  # one part at a time is in memory where they go one by one
-
-        for piece in flight.pieces(blocks()):
-            self._window.acquire()
-            if isinstance(piece, Same):
-                job = self._parts.submit(self._copy_parts, flight, piece, file, halt)
-            else:
-                job = self._parts.submit(self._send_part, flight, piece, halt)
-            job.add_done_callback(lambda _job: self._window.release())
-            # those that have landed are forgotten: of 64 GiB there are thousands to look at
-            flying[:] = [one for one in flying if not (one.done() and one.exception() is None)]
-            flying.append(job)
-            del piece
-            if not self.store.capabilities.parallel_parts:
-                job.result()
-            elif any(done.done() and done.exception() for done in flying):
-                break
-        for job in flying:
-            job.result()
-        file.check()
-        return flight.sha256
-
-    def _copy_parts(
-        self, flight: Flight, same: Same, file: Reader, halt: threading.Event | None
-    ) -> None:
-        """Have parts copied; what the store does not copy is read again and sent."""
-        _go_on_unless(halt, flight)
-        try:
-            if not same.base.given_up:
-                flight.copy(same)
-                self._on_bytes(flight.key, 0)
-                return
-        except (Permanent, NeedsOperator) as error:
-            same.base.refused(error)
-        for fresh in same.read_again(file.sample):
-            self._send_part(flight, fresh, halt)
-
-    def _send_part(self, flight: Flight, fresh: Fresh, halt: threading.Event | None) -> None:
-        count = len(fresh.data)
-        self._limit.take(count, halt)
-        _go_on_unless(halt, flight)
-        with self.pace.sending(count):
-            flight.send(fresh)
-        self._on_bytes(flight.key, count)
-
     @staticmethod
     def in_parts(size: int) -> bool:
         """Whether a file of ``size`` bytes goes up in parts."""
@@ -339,18 +271,6 @@ class Transfer:
         if part > can.max_part_size:
             raise Permanent(f"{size} bytes are more than {self.store.name} can hold in one object")
         return part
-
-
-def _go_on_unless(halt: threading.Event | None, flight: Flight) -> None:
-    if halt and halt.is_set():
-        raise GaveWay(f"{flight.key} was stopped between two parts")
-
-
-def _read_parts(file: Reader, size: int, part: int) -> Iterator[bytes]:
-    left = size
-    while left:  # nothing here holds a part while the next one is read
-        yield file.read_exactly(min(part, left))
-        left -= min(part, left)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from syncd.clock import SystemClock
 from syncd.commit import Publisher
 from syncd.errors import StoreError
 from syncd.health import Health
+from syncd.inflight import Room
 from syncd.journal import Journal
 from syncd.pace import RateLimit
 from syncd.pipeline import Pipeline
@@ -145,13 +146,23 @@ class Machine:
     def commit_all(self) -> list[CommitRecord]:
         """Commit everything complete, as a flush does."""
         committed = []
-        with self.pipeline.pacer.hurry():
-            look = self.pipeline.look()
-            while look.pending:
-                record = self.pipeline.commit_next(look, self.publisher)
-                if record:
-                    committed.append(record)
+        try:
+            with self.pipeline.pacer.hurry():
+                look = self.pipeline.look()
+                while look.pending:
+                    record = self.pipeline.commit_next(look, self.publisher)
+                    if record:
+                        committed.append(record)
+        finally:
+            all_given_back(self.transfer.room)
         return committed
+
+
+def all_given_back(room: Room) -> None:
+    """Whatever has failed, nothing may be missing of the room that the next one needs."""
+    with room._changed:
+        assert room._changed.wait_for(lambda: not room._held, 5)
+        assert room._taken == 0
 
 
 def restorer(bucket: Path) -> Restorer:

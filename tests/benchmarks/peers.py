@@ -206,16 +206,58 @@ class Sink(Server):
         return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def command(self) -> Sequence[str]:
-        binary, source = HOME / "sink", Path(__file__).with_name("sink.c")
-        if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
-            HOME.mkdir(exist_ok=True)
-            subprocess.run(["gcc", "-O2", "-pthread", "-o", binary, source], check=True)
-        return [str(binary), str(self.port)]
+        return [_compiled("sink"), str(self.port)]
+
+
+def _compiled(name: str) -> str:
+    """A program of ours in C."""
+    binary, source = HOME / name, Path(__file__).with_name(f"{name}.c")
+    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
+        HOME.mkdir(exist_ok=True)
+        subprocess.run(["gcc", "-O2", "-pthread", "-o", binary, source], check=True)
+    return str(binary)
+
+
+class _Line(Server):
+    """A line to a store as far away as one in another region: 30 ms, and 60 MB/s a connection."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._to = port
+
+    def command(self) -> Sequence[str]:
+        return [_compiled("far"), str(self.port), str(self._to), "30", "60"]
+
+
+class Far:
+    """Another place, by such a line."""
+
+    def __init__(self, place: Sink | Weed) -> None:
+        self._place = place
+        self.folder, self.keeps = place.folder, place.keeps
+
+    def start(self) -> None:
+        self._place.start()
+        self._line = _Line(self._place.port)
+        self._line.start()
+
+    def stop(self) -> None:
+        self._line.stop()
+        self._place.stop()
+
+    def env(self) -> dict[str, str]:
+        near = self._place.url
+        return {k: v.replace(near, self._line.url) for k, v in self._place.env().items()}
+
+    def make_bucket(self) -> None:
+        self._place.make_bucket()
 
 
 SERVERS: dict[str, Callable[[], Place]] = {
     "sink": Sink,
+    "sink-far": lambda: Far(Sink()),
     "seaweedfs": Weed,
+    "seaweedfs-far": lambda: Far(Weed()),
     "seaweedfs-tls": lambda: Weed(tls=True),
     "azurite": Azure,
     "fakegcs": Google,

@@ -1,7 +1,7 @@
 """Upload and restore beside other tools, in turns on the same server and files.
 
     python -m tests.benchmarks.transfer upload|restore [--files 1x1G|64x16M|5000x8K]
-        [--server sink|seaweedfs|seaweedfs-tls|azurite|fakegcs|directory]
+        [--server sink|sink-far|seaweedfs|seaweedfs-far|seaweedfs-tls|azurite|fakegcs|directory]
         [--peers s5cmd,rclone,aws,obstore] [--pairs 5]
 
 Of the peers only rclone speaks to what is not S3. Each run has a server of its own, with nothing

@@ -367,8 +367,8 @@ class Daemon(Actor):
         limit = RateLimit(None, clock, threading.Event())
         transfer = Transfer(store, 1, limit, uploads=uploads)
         transfer.files.shutdown(wait=False)
-        transfer._parts.shutdown(wait=False)
-        transfer.files = transfer._parts = Inline()
+        transfer._parts.close()
+        transfer.files = transfer._parts._workers = Inline()
         publisher = Publisher(
             self.root, store, self.journal, LAYOUT, transfer, clock, self.writer, self.home
         )
