@@ -1,8 +1,9 @@
 """How much is on its way at a time: as much as keeps a far line busy, and fits in memory.
 
-To a store that is far away a connection carries only so much, however wide the line is. Four at a
-time fill a thin one, and what is under way there is lost with the machine, and in the way of what
-is more urgent; a wide one wants more of them. Which it is shows in how fast each of them is.
+To a store that is far away a connection carries only so much, however wide the line is: a wide one
+wants many of them. Two fill a thin one, and more would be in the way there: what is under way is
+lost with the machine, and nothing more urgent goes before it. Which it is shows in how fast each
+of them is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ WIDEST = 8
 """Requests with large bodies that are under way at a time on a wide line."""
 
 NARROW = 4
-"""The same on a thin line, as each is taken to be at first."""
+"""The same as long as nothing is known of the line."""
+
+_LEAST = 2
+"""The same on a thin line; two larger ones are under way even if they are more than fits."""
 
 _PIECE = 8 * MIB
 """Bytes of such a body, as a rule."""
@@ -25,7 +29,7 @@ _PIECE = 8 * MIB
 _MOST = 7 * _PIECE
 """What may be held on a wide line: with all else that stays below 150 MiB."""
 
-_QUICK, _SLOW = 8 * MIB, 2 * MIB
+_QUICK, _SLOW = 8 * MIB, MIB
 """Bytes per second of one connection that make room for another, and that take it away."""
 
 
@@ -38,9 +42,10 @@ class Room:
 
     def __init__(self, concurrency: int | None = None) -> None:
         """``concurrency``: how many requests at a time; None: as many as the line wants."""
-        self._pieces = concurrency + 2 if concurrency else NARROW + 1
-        self._least = self._bytes = self._pieces * _PIECE
-        self._most = self._least if concurrency else _MOST
+        self._pieces = concurrency + 2 if concurrency else _LEAST
+        self._bytes = (self._pieces if concurrency else NARROW + 1) * _PIECE
+        self._least = self._pieces * _PIECE
+        self._most = self._bytes if concurrency else _MOST
         self._held = self._taken = 0
         self._changed = threading.Condition()
         self._passed = 0

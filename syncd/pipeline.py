@@ -41,7 +41,8 @@ _NOT_UTF8 = Permanent(
 )
 
 _STALLED = 5.0
-"""Seconds without a byte taken by the store after which what is newer may go first."""
+"""Seconds without a byte taken by a store that does not answer after which what is newer may go
+first. Where it answers, none tells nothing: a part takes as long as the line is thin."""
 
 
 class Pipeline:
@@ -88,6 +89,9 @@ class Pipeline:
 
         self.gives_way: Callable[[], bool] = lambda: False
         """Whether what is being sent has to wait for another store."""
+
+        self.unanswered: Callable[[], bool] = lambda: False
+        """Whether the last request has failed."""
 
     def watch(self, watcher: Watcher) -> None:
         """From now on look where this one says that something has changed."""
@@ -284,8 +288,9 @@ class Pipeline:
         """A question to be asked while ``unit`` is sent: does something more urgent wait?
 
         A newer checkpoint is more urgent than one of a backlog, and than one of which the store
-        takes nothing. It does not push away one that was the newest when its transfer began:
+        does not answer. It does not push away one that was the newest when its transfer began:
         else none would ever arrive where each takes longer than the time between two saves.
+        What only accompanies others pushes nothing away.
         """
         began = checked = self._clock.monotonic()
 
@@ -298,12 +303,13 @@ class Pipeline:
                 return False
             checked = now
             look = self.look()
-            pending = [other for other, _ in look.pending]
+            if ends() is not None and look.pending:
+                return look.pending[self.choose(look, publisher, ends)[0]][0].path != unit.path
+            pending = [one for one, _ in look.pending if unit.companion or not one.companion]
             if not pending:
                 return False
-            if ends() is not None:
-                return pending[self.choose(look, publisher, ends)[0]].path != unit.path
-            stalled = max(began, self._health.last_progress()) < now - _STALLED
+            quiet = max(began, self._health.last_progress()) < now - _STALLED
+            stalled = quiet and self.unanswered()
             newest = pending[-1]
             other = newest.path != unit.path and newest.written > unit.written
             return (behind > 0 or stalled) and other

@@ -85,6 +85,29 @@ def test_checkpoint_that_never_rests_is_committed_all_the_same(build: Build) -> 
 
 
 @pytest.mark.slow
+def test_line_that_is_thin_is_not_taken_for_one_that_is_down(build: Build) -> None:
+    """A checkpoint takes 6 s, nothing is heard meanwhile, and each 4 s something newer comes."""
+    one = build(SYNCD_BWLIMIT="400K")
+    one.checkpoints.mkdir()
+
+    def save(number: int) -> None:
+        save_zip(one.checkpoints / f"step_{number}.pt", number, 2_400_000)
+        (one.checkpoints / "last_checkpoint").write_text(f"step_{number}.pt")
+        (one.checkpoints / f"step_{number - 3}.pt").unlink(missing_ok=True)
+
+    writer = Restless(save, 4.0)
+    one.start()
+    try:
+        wait_until(
+            lambda: sum(name.endswith(".pt") for name in committed(one)) >= 2,
+            lambda: f"two checkpoints:\n{one.log}",
+        )
+    finally:
+        writer.end()
+        one.kill()
+
+
+@pytest.mark.slow
 def test_set_that_never_rests_is_committed_whole(build: Build) -> None:
     one = build(SYNCD_BWLIMIT="2M")
     folder = one.checkpoints / "run"
