@@ -24,6 +24,9 @@ from syncd.parting import parting
 from syncd.records import UNREADABLE, CommitRecord, Layout, check_record
 from syncd.series import series
 
+_TOOK_OVER = "took over"
+"""Fact of the journal: its machine has gone on after another one."""
+
 _UNDER_WAY = "append under way"
 """Fact of the journal: a record was sent to the log, and its outcome is not known."""
 
@@ -55,7 +58,8 @@ class Seat:
         self.on_learnt: Callable[[set[int]], None] = lambda _numbers: None
         """Hears the numbers of commits that others have made."""
         self.took_over = False
-        """Whether the log was begun or continued by another machine when this writer joined it."""
+        """Whether the log was begun or continued by another machine when this writer joined it, or
+        one of those before it that used its journal."""
         self.lives: frozenset[str] = frozenset((writer,))
         """Ids of this writer and of those before it that used its journal: one machine's."""
 
@@ -82,6 +86,9 @@ class Seat:
             self.took_over |= not ours
             sure = ours and (here or not newest) and not self._journal.get(_UNDER_WAY)
             claimed = (sure and self._slot is None) or self._claim()
+        self.took_over |= self._journal.get(_TOOK_OVER) == "yes"
+        if self.took_over:
+            self._journal.remember(_TOOK_OVER, "yes")
         self._journal.remember("home", self._home)
         self.lives = frozenset((*self._journal.writers(), self._writer))
         self._journal.add_writer(self._writer)

@@ -221,7 +221,7 @@ class World:
             assert (self.newest, found) == (0, {})
         else:
             number = self._number(record, empty / "checkpoints")
-            assert number == self.newest, f"{number} of {self.newest} came back"
+            assert number == self.newest, f"{number} of {self.newest} came back: {result.rejected}"
             for other in result.along.brought:
                 assert self._number(other, empty / "checkpoints"), f"{other.checkpoint} is no save"
         if move:

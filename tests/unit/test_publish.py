@@ -234,9 +234,11 @@ def test_later_writer_fences_the_earlier_one(machine: Machine, tmp_path: Path) -
     assert tree(tmp_path / "three/run/model") == NEW
 
 
+@pytest.mark.parametrize("lives", [1, 2])
 def test_leftover_of_an_old_machine_does_not_pass_for_the_newest(
-    machine: Machine, tmp_path: Path
+    machine: Machine, lives: int, tmp_path: Path
 ) -> None:
+    """Nor if the daemon dies before it has committed anything, and is started again."""
     for path in (machine.root, tmp_path / "two/checkpoints"):
         path.mkdir(parents=True, exist_ok=True)
     old = machine.write("run/gen-000005/state.json", "{}")
@@ -244,7 +246,8 @@ def test_leftover_of_an_old_machine_does_not_pass_for_the_newest(
     two = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b").start()
     two.write("run/gen-000060/state.json", "{}")
     two.commit_all()
-    back = Machine(tmp_path / "one", tmp_path / "bucket", "writer-c").start()
+    for life in range(lives):
+        back = Machine(tmp_path / "one", tmp_path / "bucket", f"writer-c{life}").start()
     back.commit_all()
     newest = restore_newest(tmp_path / "bucket", tmp_path / "three")
     assert newest is not None
