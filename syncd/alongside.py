@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ _BEGUN = ".syncd-beside-"
 _FAR = 3
 """Times as far from a checkpoint as the nearest version of a companion is one of another save."""
 
+_STATE = "trainer_state.json"
+_STATE_LIMIT = 64 * 1024 * 1024
+
 _ONCE = 86400 * 10**9
 """Nanoseconds for which another one is awaited of what came only once."""
 
@@ -42,17 +46,28 @@ class Alongside:
     Companions; and of other series the newest that is intact, for nobody knows which of
     ``last.pt``, ``replay/`` and ``study.db`` a trainer goes on from: those that were still written,
     for the next of such a series was not overdue yet. In the same folder every file whose name has
-    no number, and the newest directory where the checkpoint is a file itself.
+    no number, and the newest directory where the checkpoint is a file itself; the newest file of
+    each series beside a ``last.ckpt``, which may be the best one. And what is named.
     """
 
-    def __init__(self, record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> None:
-        """``record`` is what has been restored, ``commits`` are all, newest first."""
+    def __init__(
+        self,
+        record: CommitRecord,
+        commits: Iterable[CommitRecord | Corrupt],
+        named: Iterable[str] = (),
+    ) -> None:
+        """``record`` is what has been restored, ``commits`` are all, newest first.
+
+        ``named`` are checkpoints that it speaks of.
+        """
         path = PurePosixPath(record.checkpoint)
         self._above: set[str] = set()
         self._folder = str(path.parent)
         self._series: set[str] = set()
         self._companions: set[str] = set()
         self._wants_directory = _is_file(record)
+        self._is_last = _is_file(record) and "#" not in series(path.name) and may_track(path.name)
+        self._named = set(named)
         self._written = _still_written(record, commits)
         self.has(record)
 
@@ -61,10 +76,12 @@ class Alongside:
         folder = str(PurePosixPath(commit.checkpoint).parent)
         if is_companion(commit):
             return commit.checkpoint not in self._companions and folder in self._above
+        if commit.checkpoint in self._named:
+            return True
         mine = series(commit.checkpoint)
         if mine in self._series:
             return False
-        lasts = "#" not in mine if _is_file(commit) else self._wants_directory
+        lasts = self._is_last or "#" not in mine if _is_file(commit) else self._wants_directory
         return (lasts and folder == self._folder) or mine in self._written
 
     def has(self, commit: CommitRecord) -> None:
@@ -72,6 +89,7 @@ class Alongside:
         if is_companion(commit):
             self._companions.add(commit.checkpoint)
             return
+        self._named.discard(commit.checkpoint)
         self._above |= {str(parent) for parent in PurePosixPath(commit.checkpoint).parents}
         self._series.add(series(commit.checkpoint))
         if _is_file(commit):
@@ -108,7 +126,7 @@ def bring_along(
 
     Companions come last: they accompany all that has come.
     """
-    along, alongside = Along(), Alongside(record, commits)
+    along, alongside = Along(), Alongside(record, commits, _best_of(record, root))
     known = [commit for commit in commits if isinstance(commit, CommitRecord)]
     others = (commit for commit in known if not is_companion(commit))
     _bring(others, record, along, alongside, root, restore)
@@ -155,6 +173,20 @@ def _bring(
             continue
         alongside.has(commit)
         along.brought.append(commit)
+
+
+def _best_of(record: CommitRecord, root: Path) -> list[str]:
+    """Which checkpoint is the best so far, where a trainer's state names it (Hugging Face).
+
+    It is loaded at the end of the training.
+    """
+    for entry in record.files:
+        if entry.path.rpartition("/")[2] == _STATE and entry.size <= _STATE_LIMIT:
+            with suppress(OSError, ValueError, AttributeError, TypeError):
+                state = json.loads((root / record.below(entry.path)).read_bytes())
+                name = PurePosixPath(state.get("best_model_checkpoint") or "").name
+                return [str(PurePosixPath(record.checkpoint).parent / name)] if name else []
+    return []
 
 
 class Companions:

@@ -23,7 +23,7 @@ from syncd.restore import Replace, Restored, Restorer
 from syncd.scan import scan
 from syncd.seat import newest_seen
 from syncd.series import series, step_of
-from syncd.trackers import point
+from syncd.trackers import may_track, point
 from syncd.transfer import Transfer
 from syncd.unproven import UnprovenRestorer
 
@@ -113,6 +113,13 @@ class Comeback:
             return _UNREACHABLE
         if not commits:
             return self._without_commits(root, force)
+        texts = [c for c in commits if isinstance(c, CommitRecord) and is_companion(c)]
+        if at is None and len(texts) == len(commits):  # nothing of what they name has arrived
+            commits = chosen = [c for c in texts if not may_track(c.checkpoint)]
+            if not commits:
+                self.found_nothing = True
+                self._say(f"syncd: {self._settings.title} holds no checkpoint: {_NEW}")
+                return _OK
         rank = self._settings.rank
         if rank is not None:
             if request.own:

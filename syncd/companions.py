@@ -17,10 +17,12 @@ _GROWS = re.compile(
     r"(.*/)?([^/]*tfevents[^/]*|[^/]*\.(log|jsonl|out|err|wandb)"
     r"|([^/]*[-_.])?(metrics|scalars|logs?|loss|losses)([-_.][^/]*)?\.(json|txt|csv|tsv)"
     r"|([^/]*[-_.])?(results|summary|progress|monitor|history)([-_.][^/]*)?\.(csv|tsv)"
-    r"|[^/]*logs?\.txt|(std)?(out|err)(put)?\.txt|vis_data/[^/]*\.json)",
+    r"|[^/]*logs?\.txt|(std)?(out|err)(put)?\.txt|vis_data/[^/]*\.json"
+    r"|(result|catboost_training|experiment_state-[^/]*)\.json|[^/]*_(error|left)\.tsv)",
     re.IGNORECASE,
 )
-"""What loggers append to: TensorBoard, Python's, Detectron2, MMEngine, Lightning, Ultralytics."""
+"""What loggers append to, or write anew all the time: TensorBoard, Python's, Detectron2, MMEngine,
+Lightning, Ultralytics, Ray, CatBoost."""
 
 _ASIDE = re.compile(
     r".*\.(py|sh|ipynb|html?|css|js|xml|rst|tex|pdf|svg|png|jpe?g|gif|webp|log|jsonl|out|wandb|lock)"
@@ -39,6 +41,11 @@ _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)"
 
 _STEP = re.compile(r".*\d+")
 """A directory named after a step or an epoch holds one set of files."""
+
+_STEPS = re.compile(
+    r"(checkpoint|ckpt|global_?step|step|iter|iteration|epoch)[-_.]?\d+", re.IGNORECASE
+)
+"""A directory that is one of several checkpoints, whatever is in it (Ray, scripts)."""
 
 _RECORDERS = {"mlruns", "wandb"}
 """Folders of those who keep record of experiments, where numbers name no steps."""
@@ -81,6 +88,13 @@ def all_accompany(folder: Folder) -> bool:
         return True
     steps = any(_STEP.fullmatch(part.name) for part in parts)
     return not steps and all("." in name for name, _ in files)
+
+
+def holds_steps(folder: Folder) -> bool:
+    """Whether there are checkpoints in a directory that is none itself: a run, an experiment."""
+    if any(map(_STEPS.fullmatch, folder.path.split("/"))):
+        return False
+    return any(map(_STEPS.fullmatch, folder.folders))
 
 
 def could_be_set(folder: Folder) -> bool:

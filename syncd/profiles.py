@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from syncd.companions import accompanies, all_accompany, could_be_set, grows
+from syncd.companions import accompanies, all_accompany, could_be_set, grows, holds_steps
 from syncd.pathrules import link_stays_inside, member
 from syncd.scan import Folder, Stat
 from syncd.together import gathered
@@ -312,8 +312,7 @@ def units(
 
     Depth first; a folder is released once it is clear what it is, so the memory this needs is
     that of the largest checkpoint or folder, not of the tree. ``on_container`` hears of each
-    folder that is no checkpoint itself, whether a profile was recognised below it, and which of
-    its files are trackers.
+    folder that is no checkpoint itself, whether one was recognised below it, and of its trackers.
     """
     profile = profile_of(folder) if parent is not None else None
     if profile and parent:
@@ -327,7 +326,9 @@ def units(
         if child is not None:
             profile = profile_of(child)
             if profile is None:
-                chain.append(_open(child, here.folder))
+                opened = _open(child, here.folder)
+                yield from _no_sets(chain) if opened.known else ()
+                chain.append(opened)
                 continue
             yield from _hand_up(chain, _whole(child, profile, here.folder))
         else:
@@ -347,7 +348,7 @@ def units(
 
 
 def _open(folder: Folder, parent: Folder | None) -> _Open:
-    known = any(_groups(folder))
+    known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
@@ -357,15 +358,20 @@ def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:
     if chain:
         chain[-1].trackers.update([unit.tracker] if unit.tracker else [])
     if unit.profile not in (SET, LONE, COMPANION):
-        for above in chain:
-            above.known = True
-            yield from above.held
-            above.held = []
+        yield from _no_sets(chain)
     undecided = [above for above in chain if above.may_be_set and not above.known]
     if undecided:
         undecided[-1].held.append(unit)
     else:
         yield unit
+
+
+def _no_sets(chain: list[_Open]) -> Iterator[Unit]:
+    """Nothing of this is one set: each checkpoint in it is one by itself."""
+    for above in chain:
+        above.known = True
+        yield from above.held
+        above.held = []
 
 
 def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[Unit]:

@@ -33,9 +33,9 @@ _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NUMBER = re.compile(r"\d+")
 
 _PARTS = (
-    "model", "net", "network", "weights", "unet", "vae", "backbone", "encoder", "decoder", "head",
-    "policy", "actor", "critic", "value", "target", "generator", "discriminator", "g", "d",
-    "ema", "optimizer", "optim", "opt", "scheduler", "sched", "scaler", "rng",
+    "model", "net", "network", "weights", "params", "unet", "vae", "backbone", "encoder", "decoder",
+    "head", "policy", "actor", "critic", "value", "target", "generator", "discriminator", "g", "d",
+    "ema", "optimizer", "optim", "opt", "scheduler", "sched", "scaler", "rng", "criterion",
 )  # fmt: skip
 """Words for a part of the state. The first of them names the checkpoint."""
 

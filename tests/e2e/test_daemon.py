@@ -346,6 +346,17 @@ def test_nothing_intact_is_3_and_empty_is_0(build: Build, tmp_path: Path) -> Non
     assert two.syncd("verify").returncode == 3
 
 
+def test_a_name_without_its_checkpoint_is_not_brought_back(build: Build) -> None:
+    """The trainer would look for what it names, and fail."""
+    one, two = build("one"), build("two")
+    one.checkpoints.mkdir()
+    (one.checkpoints / "last_checkpoint").write_text("iter_40.pth")
+    one.syncd("--once")
+    found = two.syncd("restore")
+    assert (found.returncode, "holds no checkpoint" in found.stderr) == (0, True)
+    assert not (two.checkpoints / "last_checkpoint").exists()
+
+
 def test_uploaded_by_the_python_face_and_restored_as_unproven(build: Build, tmp_path: Path) -> None:
     one, two = build("one"), build("two")
     one.write_checkpoint("run/gen-000005", {"state.json": b"{}", "w.bin": b"weights"})

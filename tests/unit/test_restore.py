@@ -154,6 +154,59 @@ def test_tracker_names_what_was_brought_back(tmp_path: Path) -> None:
     assert (tmp_path / "two/ds/latest").read_text() == "global_step20"
 
 
+def save(machine: Machine, when: float, number: int, *paths: str) -> None:
+    """One save, so many seconds ago."""
+    for path in paths:
+        age(machine.write(path, pickled(number)), when)
+    machine.commit_all()
+
+
+def pickled(number: int) -> bytes:
+    return b"\x80\x02K" + bytes([number]) + b"."
+
+
+def test_best_one_that_a_state_names_comes_too(tmp_path: Path) -> None:
+    """Hugging Face loads it at the end: `load_best_model_at_end`."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for step in (40, 80, 120):
+        machine.write(f"out/checkpoint-{step}/model.bin", str(step))
+        state = {"global_step": step, "best_model_checkpoint": "/gone/out/checkpoint-40"}
+        machine.write(f"out/checkpoint-{step}/trainer_state.json", json.dumps(state))
+        machine.commit_all()
+    record = restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert record
+    assert record.checkpoint == "out/checkpoint-120"
+    assert sorted(tree(tmp_path / "two/out")) == [
+        "checkpoint-120/model.bin", "checkpoint-120/trainer_state.json",
+        "checkpoint-40/model.bin", "checkpoint-40/trainer_state.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "state", ["[]", "{}", '{"best_model_checkpoint": null}', '{"best_model_checkpoint": "../x"}',
+        '{"best_model_checkpoint": 5}', '{"best_model_checkpoint": "out/checkpoint-7"}'],
+)  # fmt: skip
+def test_state_that_names_no_best_one_is_no_fault(state: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    machine.write("checkpoint-9/model.bin", "9")
+    machine.write("checkpoint-9/nested/trainer_state.json", state)
+    machine.commit_all()
+    assert restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert len(tree(tmp_path / "two")) == 2
+
+
+def test_best_one_of_long_ago_comes_beside_the_last(tmp_path: Path) -> None:
+    """Lightning's `save_top_k=1` with `save_last`: the state in `last.ckpt` names the best."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    save(machine, 900, 0, "epoch=0-step=40.ckpt", "last.ckpt")
+    save(machine, 880, 1, "epoch=1-step=80.ckpt", "last.ckpt")
+    for epoch in (2, 3, 4):
+        save(machine, 800 - 100 * epoch, epoch, "last.ckpt")
+    restore_newest(tmp_path / "bucket", tmp_path / "two")
+    there = {"last.ckpt": pickled(4), "epoch=1-step=80.ckpt": pickled(1)}
+    assert tree(tmp_path / "two") == there
+
+
 def test_leftovers_of_a_killed_restore_are_cleared(tmp_path: Path) -> None:
     (tmp_path / f"{STAGING}1-abc/content").mkdir(parents=True)
     (tmp_path / "run").mkdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from syncd.companions import all_accompany, could_be_set
+from syncd.companions import all_accompany, could_be_set, holds_steps
 from syncd.profiles import (
     COMPANION,
     LONE,
@@ -43,12 +43,18 @@ def plainly(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
         yield _whole(folder, profile, parent)
         return
     inner = [unit for child in folder.folders.values() for unit in plainly(child, folder)]
-    known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner)
+    known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner) or opens(folder)
     if parent and not known and could_be_set(folder):
         yield _whole(folder, COMPANION if all_accompany(folder) else SET, parent)
         return
     yield from inner
     yield from lone_units(folder, {unit.tracker for unit in inner if unit.tracker})
+
+
+def opens(folder: Folder) -> bool:
+    """Whether there are directories of single steps somewhere below."""
+    inner = (child for child in folder.folders.values() if not profile_of(child))
+    return holds_steps(folder) or any(map(opens, inner))
 
 
 @settings(

@@ -24,6 +24,7 @@ CASES = {
     "a rank's own": ["model_000100.pt optim_000100_rank0.pt", "meta_000100.json"],
     "decimals": ["ema_0.9999_100000.pt model100000.pt opt100000.pt", "model200000.pt"],
     "written over": ["model.pt optimizer.pt lr_scheduler.pt model_ema.pt", "config.json"],
+    "skorch": ["params.pt optimizer.pt criterion.pt", "history.json"],
     "moments": ["best_model.pt best_optim.pt", "lastModel.pt lastOptim.pt", "crashModel.pt"],
     "moments, whole each": [
         "best.pt",
@@ -433,3 +434,28 @@ def test_pruning_leaves_the_text_that_belongs_to_the_newest_checkpoint(tmp_path:
     commits = [c for c in restorer(machine.bucket).commits() if isinstance(c, CommitRecord)]
     assert sorted(c.checkpoint for c in commits) == ["model.pt", "state.json", "state.json"]
     assert back(machine, tmp_path / "two")["state.json"] == b'{"epoch": 2}'
+
+
+def test_a_run_with_steps_in_it_is_no_set_of_all_of_them(tmp_path: Path) -> None:
+    """Ray's trials, and scripts with a folder for each epoch beside their settings."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for path in (
+        "exp/trial_1/checkpoint_000000/model.pt",
+        "exp/trial_1/checkpoint_000000/inner/epoch_1/a.pt",
+        "exp/trial_1/result.json", "exp/trial_1/params.pkl", "exp/experiment_state.json",
+        "run7/epoch_1/model.pt", "run7/epoch_1/optimizer.pt", "run7/config.json",
+        "step_5/iter_1/a.pt", "step_5/b.pt",
+    ):  # fmt: skip
+        machine.write(path, "{}" if path.endswith("json") else b"\x80\x02N.")
+    records = {record.checkpoint: len(record.files) for record in machine.commit_all()}
+    assert records == {
+        "exp/trial_1/checkpoint_000000": 2, "exp/trial_1/result.json": 1,
+        "exp/trial_1/params.pkl": 1, "exp/experiment_state.json": 1,
+        "run7/epoch_1": 2, "run7/config.json": 1, "step_5": 2,
+    }  # fmt: skip
+    machine.write("run7/epoch_2/model.pt", b"\x80\x02N.")
+    machine.write("run7/epoch_2/optimizer.pt", b"\x80\x02N.")
+    assert [record.checkpoint for record in machine.commit_all()] == ["run7/epoch_2"]
+    assert restore_newest(machine.bucket, tmp_path / "two")
+    found = tree(tmp_path / "two")
+    assert {"run7/epoch_2/model.pt", "run7/epoch_2/optimizer.pt", "run7/config.json"} <= set(found)
