@@ -11,6 +11,12 @@ from syncd.detect import Verdict
 from syncd.health import Waiting
 from syncd.profiles import Unit
 
+_LONG = 1800.0
+"""Seconds of being written to after which nobody may rely on its becoming complete."""
+
+_LATELY = 600.0
+"""Seconds since its last change for which it counts as being written to."""
+
 _MOST_FILES = 50_000
 """Files of complete checkpoints that are remembered; each takes about half a kilobyte. What is
 older than that is found again once these are committed."""
@@ -60,6 +66,12 @@ class _Entry:
     retry: float | None = None
     """When another look is worth while, on the monotonic clock."""
 
+    since: float | None = None
+    """Since when no look has found it complete, on the monotonic clock."""
+
+    changed: float = 0.0
+    """When it was changed last, in seconds since the epoch."""
+
 
 class Backlog:
     """Checkpoints that wait: complete ones for their turn, others for what they lack."""
@@ -103,6 +115,11 @@ class Backlog:
         entry = _Entry(unit.size, unit.tracker, verdict.reason, again=again)
         if verdict.complete:
             entry.unit, entry.profile, entry.again = unit, verdict.profile, None
+        elif not unit.companion:
+            before = self._entries.get(unit.path)
+            entry.since = before.since if before else None
+            entry.since = self._clock.monotonic() if entry.since is None else entry.since
+            entry.changed = unit.changed / 1e9
         self._put(unit, entry)
 
     def blocked(
@@ -140,6 +157,17 @@ class Backlog:
         entry = self._entries.pop(path, None)
         if entry and entry.unit:
             self._files -= max(1, len(entry.unit.files))
+
+    def restless(self) -> list[str]:
+        """What is still written to, and no look has found complete for long."""
+        now, moment = self._clock.monotonic(), self._clock.now()
+        return [
+            self._printable(path)
+            for path, entry in self._entries.items()
+            if entry.since is not None
+            and now - entry.since >= _LONG
+            and moment - entry.changed < _LATELY
+        ]
 
     def __contains__(self, path: str) -> bool:
         return path in self._entries

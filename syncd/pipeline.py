@@ -40,6 +40,11 @@ _NOT_UTF8 = Permanent(
     hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
 )
 
+_RESTLESS = (
+    "save less often or in one go, or keep what is written all the time elsewhere; what no "
+    "training goes on from belongs in SYNCD_EXCLUDE"
+)
+
 _STALLED = 5.0
 """Seconds without a byte taken by a store that does not answer after which what is newer may go
 first. Where it answers, none tells nothing: a part takes as long as the line is thin."""
@@ -207,7 +212,19 @@ class Pipeline:
             self._health.red(f"unreadable {printable(path)}", words, _UNREADABLE.hint)
         self._unreadable = bad
 
+    def _tell_restless(self) -> None:
+        """What is never complete is never safe, and nothing else would say so."""
+        restless = {f"restless {path}": path for path in self._backlog.restless()}
+        for reason in self._health.reasons("restless "):
+            if reason.code not in restless:
+                self._health.green(reason.code)
+        for code, path in restless.items():
+            words = f"{path} has been written to for half an hour and was never complete"
+            if self._health.red(code, words, _RESTLESS):
+                log.warning("%s (%s)", words, _RESTLESS)
+
     def _report(self, look: Look) -> None:
+        self._tell_restless()
         pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
         self._health.waiting(pending[::-1], look.incomplete)
 
