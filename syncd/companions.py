@@ -18,7 +18,7 @@ _GROWS = re.compile(
     r"|([^/]*[-_.])?(metrics|scalars|logs?|loss|losses)([-_.][^/]*)?\.(json|txt|csv|tsv)"
     r"|([^/]*[-_.])?(results|summary|progress|monitor|history)([-_.][^/]*)?\.(csv|tsv)"
     r"|[^/]*logs?\.txt|(std)?(out|err)(put)?\.txt|vis_data/[^/]*\.json"
-    r"|(result|catboost_training|experiment_state-[^/]*)\.json|[^/]*_(error|left)\.tsv)",
+    r"|(result|catboost_training)\.json|[^/]*_(error|left)\.tsv)",
     re.IGNORECASE,
 )
 """What loggers append to, or write anew all the time: TensorBoard, Python's, Detectron2, MMEngine,

@@ -23,7 +23,7 @@ from tests.unit.test_detect import Desk
 from tests.workbench import Machine, restore_newest, tree
 
 LOGS = (
-    "result.json", "experiment_state-2026-11-27_10-00-00.json", "learn_error.tsv", "time_left.tsv",
+    "result.json", "catboost_training.json", "learn_error.tsv", "time_left.tsv",
     "train.log", "metrics.json", "results.csv", "events.out.tfevents.17.host.1.0", "log.txt",
     "20261127/vis_data/scalars.json",
 )  # fmt: skip
