@@ -141,8 +141,8 @@ class Engine:
         self.store: ObjectStore | None = None
         self.out_of_reach = False
         self.uploads: Uploads | None = None
-        self._unanswered = False
-        self.pipeline.unanswered = lambda: self._unanswered
+        self._failed_at = float("-inf")
+        self.pipeline.failed_at = lambda: self._failed_at
         self._sweeper = Sweeper(settings.checkpoint_dir, clock)
         self._compactor: Compactor | None = None
         self.transfer: Transfer | None = None
@@ -151,7 +151,7 @@ class Engine:
     def connect(self, settings: Settings) -> None:
         """Open the store and join the commit log; the errors of the store are raised."""
         self.disconnect()
-        self.out_of_reach = self._unanswered = False
+        self.out_of_reach = False
         store = open_resilient(settings, self.clock, self._abort, self._limit, self._on_circuit)
         self.store = store
         self.health.store = store.name
@@ -199,7 +199,9 @@ class Engine:
 
     def _on_circuit(self, circuit: Circuit) -> None:
         """An outage is news when it begins and when it ends; in between it is only counted."""
-        self.out_of_reach, self._unanswered = circuit.open, circuit.failures > 0
+        self.out_of_reach = circuit.open
+        if circuit.failures:
+            self._failed_at = self.clock.monotonic()
         if circuit.open:
             words = f"{self._title} cannot be reached: {circuit.message}"
             if self.health.red("unreachable", words, circuit.hint or "retried until it answers"):

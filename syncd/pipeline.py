@@ -46,8 +46,8 @@ _RESTLESS = (
 )
 
 _STALLED = 5.0
-"""Seconds without a byte taken by a store that does not answer after which what is newer may go
-first. Where it answers, none tells nothing: a part takes as long as the line is thin."""
+"""Seconds without a byte taken by the store after which what is newer may go first, if a request
+has failed meanwhile. Else they tell nothing: a part takes as long as the line is thin."""
 
 
 class Pipeline:
@@ -95,8 +95,8 @@ class Pipeline:
         self.gives_way: Callable[[], bool] = lambda: False
         """Whether what is being sent has to wait for another store."""
 
-        self.unanswered: Callable[[], bool] = lambda: False
-        """Whether the last request has failed."""
+        self.failed_at: Callable[[], float] = lambda: float("-inf")
+        """When a request was not answered the last time, on the monotonic clock."""
 
     def watch(self, watcher: Watcher) -> None:
         """From now on look where this one says that something has changed."""
@@ -325,8 +325,8 @@ class Pipeline:
             pending = [one for one, _ in look.pending if unit.companion or not one.companion]
             if not pending:
                 return False
-            quiet = max(began, self._health.last_progress()) < now - _STALLED
-            stalled = quiet and self.unanswered()
+            moved = max(began, self._health.last_progress())
+            stalled = moved < now - _STALLED and self.failed_at() >= moved
             newest = pending[-1]
             other = newest.path != unit.path and newest.written > unit.written
             return (behind > 0 or stalled) and other

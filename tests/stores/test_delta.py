@@ -404,7 +404,7 @@ def sent(key, count):
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-machine.transfer._on_bytes = sent
+machine.transfer._parts._on_bytes = sent
 machine.commit_all()
 """
 
