@@ -81,7 +81,9 @@ class Alongside:
         mine = series(commit.checkpoint)
         if mine in self._series:
             return False
-        lasts = self._is_last or "#" not in mine if _is_file(commit) else self._wants_directory
+        lasts = self._wants_directory
+        if _is_file(commit):
+            lasts = self._is_last or "#" not in mine
         return (lasts and folder == self._folder) or mine in self._written
 
     def has(self, commit: CommitRecord) -> None:

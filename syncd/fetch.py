@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from syncd.errors import Corrupt, Transient
-from syncd.inflight import Room
+from syncd.inflight import MIB, Room
 from syncd.packing import unpack
 from syncd.records import FileEntry
 from syncd.stores.base import ObjectInfo, ObjectStore
 
-MIB = 1024 * 1024
 BY_RANGES = 64 * MIB
 """Bytes of the smallest object that is fetched by ranges, several at a time."""
 

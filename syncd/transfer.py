@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.errors import GaveWay, NotFound, Permanent, SyncdError, Transient
-from syncd.inflight import NARROW, WIDEST, Room
+from syncd.inflight import MIB, NARROW, WIDEST, Room
 from syncd.inparts import PartSender
 from syncd.pace import Pace, RateLimit
 from syncd.packing import Packer
@@ -27,7 +27,6 @@ from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
 from syncd.uploads import Flight, Misfit, OtherBytes, Uploads
 
-MIB = 1024 * 1024
 SINGLE_PUT = 8 * MIB
 """Files up to this size go in one request."""
 

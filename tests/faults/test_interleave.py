@@ -36,13 +36,13 @@ def test_a_death_while_learning_the_log_trusts_no_stale_name() -> None:
 
 @pytest.mark.slow
 def test_uploads_that_others_go_on_with() -> None:
-    results = list(run(range(200), parts=True))
+    results = list(run(range(300), parts=True))
     assert [(seed, words) for seed, words, _ in results if words] == []
 
 
 @pytest.mark.slow
 def test_side_by_side_where_nobody_can_be_fenced() -> None:
-    results = list(run(range(200), numbered=True))
+    results = list(run(range(300), numbered=True))
     assert [(seed, words) for seed, words, _ in results if words] == []
 
 
