@@ -19,6 +19,7 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
+from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.profiles import Unit, digest_of
 from syncd.scan import Folder, Scanner, Stat
@@ -117,6 +118,7 @@ class Detector:
         self._exclude = exclude
         self._siblings = Siblings(root, committed)
         self._rewrites = Rewrites(committed)
+        self._manner = Manner(root, exclude)
         self._seen: dict[str, _Seen] = {}
 
     def forget_missing(self, paths: set[str]) -> None:
@@ -125,6 +127,7 @@ class Detector:
             del self._seen[path]
         self._siblings.forget_missing(paths)
         self._rewrites.forget_missing(paths)
+        self._manner.forget_missing(paths)
 
     def learn(self, unit: Unit) -> None:
         """This one is committed as it is: what comes after it is compared with it."""
@@ -173,6 +176,8 @@ class Detector:
             again = wait - quiet
             if unit.running:
                 again = min(again, long - min(rest, moves))
+            if last.act is Act.UNKNOWN:  # what it rests like, and whether the next one is begun
+                again = min(again, self._settle - quiet % self._settle)
             return Verdict(False, reason=last.words or "changed just now", again=again)
         if rest >= long or last.act is Act.DONE:
             return self._judge_members(unit, seen, last, rest, unit.running)
@@ -192,7 +197,10 @@ class Detector:
             return self._settle * (_ALONE if passed and not alike else _FIRST)
         if unit.lone and quiet < self._settle and self._proven(unit, seen):
             return min(self._settle, _PROVEN_QUIET)
-        return self._settle * (1 if alike or unit.lone or last.sealed else _FIRST)
+        sure = alike or unit.lone or last.sealed
+        if not sure and quiet >= self._settle:
+            sure = self._manner.is_finished(unit)
+        return self._settle * (1 if sure else _FIRST)
 
     def _as_listed(self, unit: Unit) -> bool:
         """Whether the directory holds now what the scan saw: the last act came after that."""

@@ -128,7 +128,7 @@ class Siblings:
             return _Model(unit.path, unit.written, own)
         found = [model for mine in _all_series(unit) if (model := self._of(mine))]
         model = max(found, key=lambda one: one.written, default=None)
-        if model and unit.lone and _kind(unit.path.rpartition("/")[2]) not in _kinds(model.files):
+        if model and unit.lone and _kind(unit.path.rpartition("/")[2]) not in kinds(model.files):
             return None  # it was none of several: each is whole by itself
         return replace(model, files=_in_shape(model.files, unit)) if model else None
 
@@ -148,7 +148,7 @@ class Siblings:
     def strange(self, unit: Unit, paths: Iterable[str]) -> bool:
         """Whether the one before has no file like any of these: no save writes them, but others."""
         model = self._model(unit)
-        return model is not None and not _kinds(model.files).keys() & _kinds(paths).keys()
+        return model is not None and not kinds(model.files).keys() & kinds(paths).keys()
 
     def lack(self, unit: Unit) -> str | None:
         """What the one before has and this one has not, in words; None for nothing.
@@ -162,8 +162,8 @@ class Siblings:
         if words is None:
             self._doubted.pop(unit.path, None)
             return None
-        kinds = _kinds(path for path, _ in unit.files)
-        doubt = _Doubt(series(unit.path), frozenset(kinds.items()), unit.core)
+        mine = kinds(path for path, _ in unit.files)
+        doubt = _Doubt(series(unit.path), frozenset(mine.items()), unit.core)
         twin = any(
             (doubt.series, doubt.kinds) == (other.series, other.kinds)
             for path, other in self._doubted.items()
@@ -176,7 +176,7 @@ class Siblings:
     @staticmethod
     def _missing(unit: Unit, model: _Model) -> str | None:
         paths = _named(unit, model)
-        before, now = _kinds(model.files), _kinds(paths)
+        before, now = kinds(model.files), kinds(paths)
         for kind, count in before.items():
             if now[kind] < (1 if "*" in kind else count):
                 same = [path for path in model.files if _kind(path) == kind]
@@ -303,5 +303,6 @@ def _kind(path: str) -> str:
     return _NUMBER.sub("#", _RANDOM.sub("*", path))
 
 
-def _kinds(paths: Iterable[str]) -> Counter[str]:
+def kinds(paths: Iterable[str]) -> Counter[str]:
+    """How many there are of each kind of file, logs left out."""
     return Counter(_kind(path) for path in paths if not is_log(path))

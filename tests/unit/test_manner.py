@@ -1,0 +1,102 @@
+"""What is saved faster than an unknown checkpoint must rest is committed all the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_detect import Desk
+
+SETTLE, LONG = 2, 10
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def save(desk: Desk, folder: str, step: int, *names: str) -> None:
+    for name in names:
+        desk.write(f"{folder}/{name}", b"\x80\x02K" + bytes([step]) + b".")
+
+
+def test_next_directory_that_was_begun_says_that_this_one_is_finished(desk: Desk) -> None:
+    """As Ray does: saves three seconds apart, of which two are kept."""
+    save(desk, "run/checkpoint_000000", 0, "model.bin", "optim.bin")
+    assert not desk.judge_in(3, "run/checkpoint_000000").complete
+    save(desk, "run/checkpoint_000001", 1, "model.bin")
+    assert desk.judge("run/checkpoint_000000").complete
+    assert not desk.judge("run/checkpoint_000001").complete
+
+
+def test_next_directory_says_nothing_while_this_one_is_still_written(desk: Desk) -> None:
+    save(desk, "run/checkpoint_000000", 0, "model.bin")
+    save(desk, "run/checkpoint_000001", 1, "model.bin")
+    save(desk, "run/checkpoint_000000", 0, "optim.bin")
+    assert not desk.judge_in(SETTLE + 1, "run/checkpoint_000000").complete
+    assert desk.judge_in(LONG, "run/checkpoint_000000").complete
+
+
+def test_next_directory_says_nothing_where_it_has_more(desk: Desk) -> None:
+    save(desk, "run/checkpoint_000000", 0, "model.bin")
+    save(desk, "run/checkpoint_000001", 1, "model.bin", "optim.bin")
+    assert not desk.judge_in(SETTLE + 1, "run/checkpoint_000000").complete
+
+
+def test_that_the_next_is_begun_is_looked_for_while_this_one_rests(desk: Desk) -> None:
+    save(desk, "run/checkpoint_000000", 0, "model.bin", "optim.bin")
+    for _ in range(4):
+        again = desk.judge("run/checkpoint_000000").again
+        assert again is not None
+        assert again <= SETTLE
+        desk.clock.sleep(again)
+
+
+@pytest.mark.parametrize("epoch", [4, 8])
+def test_set_that_is_written_anew_each_time_is_whole_when_it_rests(desk: Desk, epoch: int) -> None:
+    """As Keras' BackupAndRestore does, with epochs shorter than the long wait."""
+    verdicts = []
+    for step in range(3):
+        save(desk, "backup", step, "weights.bin", "state.bin")
+        verdicts.append(desk.judge_in(0, "backup").complete)
+        verdicts.append(desk.judge_in(SETTLE, "backup").complete)
+        desk.clock.sleep(epoch - SETTLE)
+    assert verdicts == [False] * 5 + [True]
+
+
+def test_set_whose_writer_pauses_in_the_midst_of_a_save_is_not_taken_then(desk: Desk) -> None:
+    for step in range(6):
+        for name in ("model.bin", "optim.bin"):
+            save(desk, "set", step, name, "log.csv")
+            assert not desk.judge_in(SETTLE + 1, "set").complete, (step, name)
+    assert desk.judge_in(LONG, "set").complete
+
+
+def test_set_whose_last_file_never_came_before_is_not_taken_while_small_ones_move(
+    desk: Desk,
+) -> None:
+    save(desk, "set", 0, "model.bin")
+    for step in range(4):
+        desk.write("set/progress.txt", str(step))
+        assert not desk.judge_in(SETTLE + 1, "set").complete
+    save(desk, "set", 0, "optim.bin")
+    assert not desk.judge_in(SETTLE + 1, "set").complete
+
+
+def test_set_that_has_another_file_each_time_is_not_taken(desk: Desk) -> None:
+    for step in range(5):
+        save(desk, "set", step, "model.bin", f"part-{step}.bin")
+        assert not desk.judge_in(SETTLE + 1, "set").complete
+
+
+def test_what_is_gone_is_forgotten(desk: Desk) -> None:
+    save(desk, "set", 0, "model.bin", "optim.bin")
+    for step in range(2):
+        save(desk, "set", step, "model.bin", "optim.bin")
+        desk.judge_in(SETTLE, "set")
+    shutil.rmtree(desk.root / "set")
+    desk.detector.forget_missing(set())
+    save(desk, "set", 3, "model.bin", "optim.bin")
+    assert not desk.judge_in(SETTLE, "set").complete
