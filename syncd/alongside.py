@@ -13,11 +13,12 @@ from pathlib import Path, PurePosixPath
 from syncd.companions import tells_of_state
 from syncd.errors import Corrupt, Permanent
 from syncd.place import remove
-from syncd.profiles import COMPANION, Unit
+from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.series import series
 from syncd.stores.durable import sync_folder
 from syncd.trackers import leads_to, may_track
+from syncd.units import Unit
 
 _LATE = 2
 """Times the pause between the last two of a series after which no other is awaited."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from syncd.clock import Clock
 from syncd.detect import Verdict
 from syncd.health import Waiting
-from syncd.profiles import Unit
+from syncd.units import Unit
 
 _LONG = 1800.0
 """Seconds of being written to after which nobody may rely on its becoming complete."""

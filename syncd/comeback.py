@@ -17,7 +17,6 @@ from syncd.ondisk import newest_local, on_disk
 from syncd.opening import JOURNAL, open_journal, store_identity
 from syncd.parts import of_rank
 from syncd.place import alone, clear_staging, keep
-from syncd.profiles import Unit, units
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Replace, Restored, Restorer
 from syncd.scan import scan
@@ -25,6 +24,7 @@ from syncd.seat import newest_seen
 from syncd.series import series, step_of
 from syncd.trackers import may_track, point
 from syncd.transfer import Transfer
+from syncd.units import Unit, units
 from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3

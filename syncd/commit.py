@@ -23,7 +23,7 @@ from syncd.journal import Held, Journal, Sent
 from syncd.pathrules import SUFFIXES, encoding_of, link_stays_inside
 from syncd.plainnames import PlainNames
 from syncd.plan import Planner, Step
-from syncd.profiles import COMPANION, Unit
+from syncd.profiles import COMPANION
 from syncd.reader import digest_file
 from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry
 from syncd.retention import UPLOAD_GRACE
@@ -32,6 +32,7 @@ from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
 from syncd.transfer import Small, Transfer
+from syncd.units import Unit
 
 _ASK_AGAIN = 0.25
 """Seconds between two looks whether something more urgent waits."""

@@ -21,9 +21,9 @@ from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end
 from syncd.lastact import Act, LastAct, last_act
 from syncd.manner import Manner
 from syncd.pathrules import member
-from syncd.profiles import Unit, digest_of
 from syncd.scan import Folder, Scanner, Stat
 from syncd.siblings import Committed, Rewrites, Siblings
+from syncd.units import Unit, digest_of
 
 _NO_LEASE_QUIET = 0.5
 """Seconds of quiet for a marked checkpoint where no lease can tell that writers are gone."""

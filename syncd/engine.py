@@ -30,7 +30,6 @@ from syncd.packing import Packer, packer_for
 from syncd.parting import HINT
 from syncd.pipeline import Ends, Pipeline
 from syncd.probe import known_conditions, restrict
-from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.retention import Retention, prune_local
 from syncd.scan import scan
@@ -40,6 +39,7 @@ from syncd.stores.attempts import Circuit
 from syncd.stores.base import ObjectStore
 from syncd.sweeper import Sweeper
 from syncd.transfer import Transfer
+from syncd.units import Unit, units
 from syncd.unproven import mark_begun
 from syncd.uploads import Uploads
 

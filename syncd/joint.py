@@ -33,7 +33,6 @@ from syncd.parts import (
     rank_in,
     whole,
 )
-from syncd.profiles import Unit
 from syncd.ranks import RankSeat, same_files
 from syncd.records import CommitRecord, Layout
 from syncd.seat import Seat
@@ -41,6 +40,7 @@ from syncd.series import series, step_of
 from syncd.snapshot import Snapshot
 from syncd.stores.base import ObjectStore
 from syncd.transfer import Transfer
+from syncd.units import Unit
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from syncd.companions import is_log
 from syncd.formats import check_json
-from syncd.profiles import Unit
 from syncd.scan import Stat
+from syncd.units import Unit
 
 
 class Act(enum.Enum):

@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 
 from syncd.companions import is_log
-from syncd.profiles import Unit
 from syncd.scan import Folder, Scanner, Stat
 from syncd.series import series, step_of
 from syncd.siblings import Files, kinds
+from syncd.units import Unit
 
 _MOST_FILES = 2000
 """Files of one checkpoint that are compared: of larger ones nothing is told."""

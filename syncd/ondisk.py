@@ -8,11 +8,11 @@ from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
 from syncd.errors import Changed, Permanent
-from syncd.profiles import Unit, units
 from syncd.reader import digest_file
 from syncd.records import CommitRecord
 from syncd.scan import Stat, scan
 from syncd.series import series
+from syncd.units import Unit, units
 
 
 def newest_local(settings: Settings, root: Path) -> Unit | None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from syncd.commit import Publisher
 from syncd.detect import Detector
 from syncd.journal import Journal, Root
-from syncd.profiles import COMPANION, Unit
+from syncd.profiles import COMPANION
 from syncd.series import is_milestone, series
+from syncd.units import Unit
 
 _BROUGHT = 60 * 10**9
 """Nanoseconds between modification and change that tell a file that was copied here, its time of

@@ -9,7 +9,8 @@ from syncd.backlog import Backlog
 from syncd.clock import Clock
 from syncd.errors import Awaits
 from syncd.health import Health
-from syncd.profiles import COMPANION, LONE, SET, Unit
+from syncd.profiles import COMPANION, LONE, SET
+from syncd.units import Unit
 
 log = logging.getLogger(__name__)
 

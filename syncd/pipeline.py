@@ -15,12 +15,12 @@ from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.order import Newest, Seniority, next_index
 from syncd.others import Others, as_part, printable
-from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.running import Pacer, hold_still
 from syncd.siblings import Committed
 from syncd.snapshot import Snapshot, Snapshots
 from syncd.survey import Part, Survey
+from syncd.units import Unit
 from syncd.watch import Watcher
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from syncd.delta import mark_at
 from syncd.errors import Permanent
 from syncd.journal import Held, Journal, Sent
 from syncd.pathrules import SUFFIXES, ZSTD
-from syncd.profiles import Unit
 from syncd.reader import open_seen
 from syncd.records import CommitRecord, FileEntry, Layout
 from syncd.scan import Stat
 from syncd.snapshot import Snapshot
+from syncd.units import Unit
 
 _KEY_LIMIT = 1024
 """Bytes of the longest key that all of the stores take."""

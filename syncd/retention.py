@@ -22,10 +22,10 @@ from syncd.commitlog import CommitLog
 from syncd.errors import Corrupt, NotFound
 from syncd.numbering import STEP
 from syncd.parts import all_parts, all_ranks
-from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.series import is_milestone, series, step_of
 from syncd.stores.base import ObjectStore, PendingUpload
+from syncd.units import Unit
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.detect import writer_at
 from syncd.journal import Journal
-from syncd.profiles import Unit
 from syncd.scan import Stat
 from syncd.snapshot import NoRoom, Snapshot, Snapshots
+from syncd.units import Unit
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from syncd.companions import is_log
 from syncd.formats import is_known
 from syncd.journal import Journal
 from syncd.parts import files_of
-from syncd.profiles import Unit
 from syncd.records import CommitRecord, Layout
 from syncd.series import series
+from syncd.units import Unit
 
 Files = Mapping[str, tuple[int, int]]
 """Size in bytes and time of modification in nanoseconds, by path below the checkpoint."""

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from syncd.errors import Changed
-from syncd.profiles import Unit
 from syncd.scan import Stat
 from syncd.series import series
+from syncd.units import Unit
 
 _FICLONE = 0x40049409
 """Linux, linux/fs.h: let two files share their blocks."""

@@ -15,18 +15,10 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.companions import could_be_set
-from syncd.profiles import (
-    COMPANION,
-    LONE,
-    SET,
-    Unit,
-    lone_units,
-    may_become,
-    profile_of,
-    units,
-)
+from syncd.profiles import COMPANION, LONE, SET, may_become, profile_of
 from syncd.scan import Folder, Scanner
 from syncd.tempo import Stopwatch, Tempo
+from syncd.units import Unit, lone_units, units
 from syncd.watch import Changes, Watcher
 
 _WITH_EVENTS, _WITHOUT_EVENTS = 5.0, 1.0

@@ -20,11 +20,11 @@ from syncd.errors import Corrupt, NotFound, Permanent
 from syncd.formats import check_file
 from syncd.pathrules import safe_path
 from syncd.place import check_parents, nameable, new_staging, remove
-from syncd.profiles import Unit, units
 from syncd.records import Layout
 from syncd.scan import scan
 from syncd.stores.base import ObjectInfo, ObjectStore
 from syncd.stores.durable import sync_folder
+from syncd.units import Unit, units
 
 
 @dataclass

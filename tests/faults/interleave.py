@@ -43,13 +43,13 @@ from syncd.commitlog import CommitLog
 from syncd.errors import Changed, Corrupt, Fenced, Permanent, Transient
 from syncd.journal import Journal
 from syncd.pace import RateLimit
-from syncd.profiles import units
 from syncd.records import CommitRecord, parse_record
 from syncd.restore import Restorer
 from syncd.retention import Retention
 from syncd.scan import scan
 from syncd.stores.base import ObjectInfo
 from syncd.transfer import Transfer
+from syncd.units import units
 from syncd.uploads import Uploads
 from tests.faults.simstore import SimStore
 from tests.workbench import LAYOUT, Died

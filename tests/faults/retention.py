@@ -25,12 +25,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from syncd import leftovers
 from syncd.clock import SystemClock
-from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
 from syncd.restore import Restorer
 from syncd.retention import UPLOAD_GRACE, Retention, prune_local
 from syncd.scan import scan
 from syncd.series import series
+from syncd.units import Unit, units
 from syncd.unproven import mark_begun
 from tests.faults.simstore import SimStore
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, tree

@@ -9,8 +9,8 @@ import pytest
 
 from syncd.backlog import Backlog
 from syncd.detect import Verdict
-from syncd.profiles import Unit, units
 from syncd.scan import scan
+from syncd.units import Unit, units
 from tests.clocks import FakeClock
 from tests.workbench import Machine
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from syncd.detect import Detector, Verdict, writer_at
-from syncd.profiles import Unit, units
 from syncd.scan import scan
+from syncd.units import Unit, units
 from tests.clocks import FakeClock
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import Permanent
-from syncd.profiles import units
 from syncd.restore import Replace
 from syncd.retention import prune_local
 from syncd.scan import scan
+from syncd.units import units
 from tests.workbench import Machine, restore_newest, restorer, tree
 
 

@@ -22,12 +22,12 @@ from syncd.joint import JointPublisher
 from syncd.journal import Journal
 from syncd.others import as_part
 from syncd.pace import RateLimit
-from syncd.profiles import Unit, units
 from syncd.records import CommitRecord
 from syncd.scan import scan
 from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.transfer import Transfer
+from syncd.units import Unit, units
 from tests.workbench import LAYOUT
 
 

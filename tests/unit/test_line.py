@@ -8,7 +8,8 @@ from syncd.backlog import Look
 from syncd.config import Environment, load_settings
 from syncd.health import Health, Waiting
 from syncd.line import Ending, Line
-from syncd.profiles import SET, Unit
+from syncd.profiles import SET
+from syncd.units import Unit
 from tests.clocks import FakeClock
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from syncd.clock import SystemClock
 from syncd.errors import Corrupt
-from syncd.profiles import units
 from syncd.records import CommitRecord
 from syncd.retention import Retention, prune_local
 from syncd.scan import scan
 from syncd.series import is_milestone, series
 from syncd.stores.directory import DirectoryStore
+from syncd.units import units
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
 
 

@@ -13,11 +13,12 @@ from syncd.clock import SystemClock
 from syncd.companions import grows
 from syncd.detect import Verdict
 from syncd.flushing import flush
-from syncd.profiles import COMPANION, Unit
+from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.running import Pacer, hold_still
 from syncd.scan import Stat
 from syncd.snapshot import Snapshots
+from syncd.units import Unit
 from tests.clocks import FakeClock
 from tests.unit.test_detect import Desk
 from tests.workbench import Machine, restore_newest, tree

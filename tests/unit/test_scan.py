@@ -13,17 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syncd.companions import all_accompany, could_be_set, holds_steps
-from syncd.profiles import (
-    COMPANION,
-    LONE,
-    SET,
-    Unit,
-    _whole,
-    lone_units,
-    profile_of,
-    units,
-)
+from syncd.profiles import COMPANION, LONE, SET, profile_of
 from syncd.scan import Folder, Scanner, files_below, scan
+from syncd.units import Unit, _whole, lone_units, units
 
 NAMES = st.sampled_from(
     ["run", "gen-000001", "gen-000002", "population", "checkpoint-5", "step9", "pretrained_model"]

@@ -11,11 +11,11 @@ import pytest
 from syncd.alongside import cut_off, noted
 from syncd.clock import SystemClock
 from syncd.errors import Transient
-from syncd.profiles import units
 from syncd.records import CommitRecord
 from syncd.retention import Retention
 from syncd.scan import scan
 from syncd.stores.directory import DirectoryStore
+from syncd.units import units
 from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
 
 CASES = {

@@ -1,0 +1,235 @@
+"""What is one checkpoint, of all below a folder: by profiles, names, and what accompanies them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from syncd.companions import accompanies, all_accompany, could_be_set, grows, holds_steps
+from syncd.pathrules import link_stays_inside, member
+from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
+from syncd.scan import Folder, Stat
+from syncd.together import gathered
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A checkpoint on disk: a directory of files or a lone file, by its path under the root."""
+
+    path: str
+    profile: Profile
+    files: tuple[tuple[str, Stat], ...]
+    links: tuple[tuple[str, str], ...] = ()
+    unfinished: tuple[tuple[str, Stat], ...] = ()
+    tracker: str | None = None
+    """Path under the root of the profile's tracker, where it has one."""
+
+    beside: bool = False
+    """Whether its files lie in one folder with others; ``path`` is then one of them."""
+
+    @property
+    def lone(self) -> bool:
+        """Whether it is a single file or link rather than a directory."""
+        here = any(path == "" for path, _ in (*self.files, *self.links))
+        return self.profile is LONE or (self.profile is COMPANION and here)
+
+    @property
+    def nameable(self) -> bool:
+        """Whether every name in it is UTF-8, as the names of objects must be."""
+        names = [self.path, *(path for path, _ in self.files)]
+        names += [text for link in self.links for text in link]
+        try:
+            "".join(names).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    @property
+    def companion(self) -> bool:
+        """Whether it only accompanies checkpoints."""
+        return self.profile is COMPANION
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(stat.size for _, stat in self.files)
+
+    @cached_property
+    def signature(self) -> str:
+        """Tells this revision from every other without reading a byte: a digest of all stats."""
+        parts = [f"{path}={stat.text()}" for path, stat in self.files]
+        parts += [f"{path}->{target}" for path, target in self.links]
+        return digest_of(parts)
+
+    @cached_property
+    def running(self) -> frozenset[str]:
+        """Logs: members that are written to all the time, whether or not a save is under way."""
+        if self.profile is LONE or self.beside:
+            return frozenset()
+        return frozenset(path for path, _ in self.files if grows(self.below(path)))
+
+    @cached_property
+    def core(self) -> str:
+        """As ``signature``, without logs."""
+        if not self.running:
+            return self.signature
+        files = tuple(file for file in self.files if file[0] not in self.running)
+        return replace(self, files=files).signature
+
+    @property
+    def written(self) -> tuple[int, int, str]:
+        """Sorts checkpoints by age: last modification, then last change, then name."""
+        newest = max((stat.mtime_ns for _, stat in self.files), default=0)
+        return newest, self.changed, self.path
+
+    @property
+    def changed(self) -> int:
+        """The last change of any file by this machine's clock, nanoseconds since the epoch."""
+        return max((stat.ctime_ns for _, stat in self.files), default=0)
+
+    def below(self, path: str) -> str:
+        """A member's path under the root."""
+        return member(self.path, path, self.beside)
+
+
+def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
+    files, links, unfinished = [], [], []
+    for prefix, part in folder.walk():
+        files += [(prefix + name, stat) for name, stat in part.files.items()]
+        links += [(prefix + name, target) for name, target in part.links.items()]
+        unfinished += [(prefix + name, stat) for name, stat in part.unfinished.items()]
+    return Unit(
+        folder.path,
+        profile,
+        tuple(sorted(files)),
+        tuple(sorted(links)),
+        tuple(sorted(unfinished)),
+        parent.below(profile.tracker) if profile.tracker else None,
+    )
+
+
+def _groups(folder: Folder) -> Iterator[Unit]:
+    """The checkpoints that are several files in a folder each."""
+    for group in GROUPS:
+        for name in folder.files:
+            head = re.fullmatch(group.head, name) if name.endswith(group.ends) else None
+            if head:
+                names = (name, *(part.format(**head.groupdict()) for part in group.parts))
+                files = tuple((n, folder.files[n]) for n in names if n in folder.files)
+                yield Unit(folder.below(name), Profile(group.name), files, beside=True)
+
+
+@dataclass
+class _Open:
+    """A folder whose checkpoints are being gathered, and what is known of it so far."""
+
+    folder: Folder
+    children: Iterator[Folder]
+    parent: Folder | None
+    may_be_set: bool
+    known: bool = False
+    """Whether a profile was recognised somewhere below: then it is no set."""
+
+    trackers: set[str] = field(default_factory=set)
+    held: list[Unit] = field(default_factory=list)
+    """What was found below a folder that may yet turn out to be one set."""
+
+
+def units(
+    folder: Folder,
+    parent: Folder | None = None,
+    on_container: Callable[[Folder, bool, frozenset[str]], None] | None = None,
+) -> Iterator[Unit]:
+    """Every checkpoint below a folder: directories by profile, sets, and lone files.
+
+    Depth first; a folder is released once it is clear what it is, so the memory this needs is
+    that of the largest checkpoint or folder, not of the tree. ``on_container`` hears of each
+    folder that is no checkpoint itself, whether one was recognised below it, and of its trackers.
+    """
+    profile = profile_of(folder) if parent is not None else None
+    if profile and parent:
+        yield _whole(folder, profile, parent)
+        folder.release()
+        return
+    chain = [_open(folder, parent)]
+    while chain:
+        here = chain[-1]
+        child = next(here.children, None)
+        if child is not None:
+            profile = profile_of(child)
+            if profile is None:
+                opened = _open(child, here.folder)
+                yield from _no_sets(chain) if opened.known else ()
+                chain.append(opened)
+                continue
+            yield from _hand_up(chain, _whole(child, profile, here.folder))
+        else:
+            child = here.folder
+            chain.pop()
+            if here.may_be_set and not here.known and here.parent is not None:
+                yield from _hand_up(
+                    chain, _whole(child, COMPANION if all_accompany(child) else SET, here.parent)
+                )
+            else:
+                for unit in lone_units(child, here.trackers):
+                    yield from _hand_up(chain, unit)
+                if on_container:
+                    on_container(child, here.known, frozenset(here.trackers))
+        if not any(above.may_be_set and not above.known for above in chain):
+            child.release()
+
+
+def _open(folder: Folder, parent: Folder | None) -> _Open:
+    known = any(_groups(folder)) or holds_steps(folder)
+    may_be_set = parent is not None and not known and could_be_set(folder)
+    return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
+
+
+def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:
+    """Pass on what was found, unless a folder above may yet turn out to be one set with it."""
+    if chain:
+        chain[-1].trackers.update([unit.tracker] if unit.tracker else [])
+    if unit.profile not in (SET, LONE, COMPANION):
+        yield from _no_sets(chain)
+    undecided = [above for above in chain if above.may_be_set and not above.known]
+    if undecided:
+        undecided[-1].held.append(unit)
+    else:
+        yield unit
+
+
+def _no_sets(chain: list[_Open]) -> Iterator[Unit]:
+    """Nothing of this is one set: each checkpoint in it is one by itself."""
+    for above in chain:
+        above.known = True
+        yield from above.held
+        above.held = []
+
+
+def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[Unit]:
+    """The files and links of a folder that is no checkpoint itself, but for ``trackers``."""
+    elsewhere = set(trackers)
+    for unit in _groups(folder):
+        elsewhere |= {unit.below(name) for name, _ in unit.files}
+        yield unit
+    left = {n: stat for n, stat in folder.files.items() if folder.below(n) not in elsewhere}
+    for head, names in list(gathered(left)):
+        files = tuple((name, left.pop(name)) for name in names)
+        writing = (one for one in folder.unfinished.items() if any(n in one[0] for n in names))
+        yield Unit(folder.below(head), SET, files, unfinished=tuple(writing), beside=True)
+    for name, stat in left.items():
+        path = folder.below(name)
+        yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))
+    for name, target in folder.links.items():
+        path = folder.below(name)
+        if path not in elsewhere and link_stays_inside(path, target):
+            yield Unit(path, COMPANION, (), (("", target),))
+
+
+def digest_of(parts: list[str]) -> str:
+    """A short text that is another one if any of the parts is."""
+    text = "\n".join(parts).encode(errors="surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
