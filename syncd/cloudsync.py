@@ -21,10 +21,11 @@ from typing import TypeVar
 from syncd.clock import SystemClock
 from syncd.config import Environment, Settings, encrypt_key_in, load_settings
 from syncd.errors import SettingsError, SyncdError
+from syncd.filestat import Stat
 from syncd.opening import open_resilient
 from syncd.pace import RateLimit
 from syncd.pathrules import safe_path
-from syncd.scan import Stat, files_below
+from syncd.scan import files_below
 from syncd.stores.base import ObjectStore
 from syncd.transfer import Transfer
 

@@ -19,6 +19,7 @@ from typing import Any
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
 from syncd.errors import Changed, Conflict, Corrupt, GaveWay, Permanent, SyncdError
+from syncd.filestat import Stat
 from syncd.journal import Held, Journal, Sent
 from syncd.pathrules import SUFFIXES, encoding_of, link_stays_inside
 from syncd.plainnames import PlainNames
@@ -27,7 +28,6 @@ from syncd.profiles import COMPANION
 from syncd.reader import digest_file
 from syncd.records import CommitRecord, FileEntry, Layout, LinkEntry
 from syncd.retention import UPLOAD_GRACE
-from syncd.scan import Stat
 from syncd.seat import Seat
 from syncd.snapshot import Snapshot
 from syncd.stores.base import Condition, IfAbsent, ObjectInfo, ObjectStore
@@ -328,7 +328,7 @@ class Publisher:
 
     def _send(self, unit: Unit, step: Step) -> Held:
         full = unit.below(step.path)
-        large = self._transfer.in_parts(step.stat.size)
+        large = self._transfer.in_parts(step.seen.size)
         plain_free = step.plain_free and (self._store.capabilities.upload_if_absent or not large)
         if large and (done := self._go_on(step, full, plain_free)):
             return done
@@ -388,7 +388,7 @@ def _entry(step: Step, held: Held) -> FileEntry:
     mode, written = step.stat.mode & 0o777, step.stat.mtime_ns
     stored = held.stored if held.encoding else 0
     return FileEntry(
-        step.path, held.key, step.stat.size, held.sha256, mode, written, held.encoding, stored
+        step.path, held.key, step.seen.size, held.sha256, mode, written, held.encoding, stored
     )
 
 

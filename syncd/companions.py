@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from syncd.scan import Folder, Stat
+from syncd.filestat import Stat
+from syncd.scan import Folder
 
 _COMPANION = re.compile(
     r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
@@ -36,6 +37,10 @@ _WORDS = re.compile(
 )
 """What tokenizers are made of, of whatever size."""
 
+_RECIPE = "recipe_state"
+"""A folder with one file of this name (torchtune): all but the weights, of whatever size, written over
+with each epoch. It is of no use without the weights of that epoch, which lie in another folder."""
+
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
 
@@ -54,7 +59,8 @@ _RECORDERS = {"mlruns", "wandb"}
 def accompanies(name: str, stat: Stat) -> bool:
     """Whether no trainer goes on from a file, as far as its name and size tell."""
     small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
-    return bool(small or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name))
+    named = name == f"{_RECIPE}.pt" or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name)
+    return bool(small or named)
 
 
 def is_log(name: str) -> bool:
@@ -101,6 +107,6 @@ def could_be_set(folder: Folder) -> bool:
     """Whether there are files in an unknown directory and they belong together."""
     if all(_ASIDE.fullmatch(name) for name in folder.files):
         return False
-    if _STEP.fullmatch(folder.name):
+    if _STEP.fullmatch(folder.name) or folder.name == _RECIPE:
         return True
     return not all(_SERIES.fullmatch(name) for name in folder.files)

@@ -17,11 +17,11 @@ from pathlib import Path
 from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.errors import Corrupt, NotFound, Permanent
+from syncd.filestat import Stat
 from syncd.opening import open_resilient
 from syncd.pace import RateLimit
 from syncd.packing import packer_for, unpack
 from syncd.pathrules import SUFFIXES, ZSTD
-from syncd.scan import Stat
 from syncd.stores.base import ObjectInfo, ObjectStore
 from syncd.transfer import Transfer
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.clock import Clock
+from syncd.filestat import Stat
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
 from syncd.lastact import Act, LastAct, last_act
 from syncd.manner import Manner
 from syncd.pathrules import member
-from syncd.scan import Folder, Scanner, Stat
+from syncd.scan import Folder, Scanner
 from syncd.siblings import Committed, Rewrites, Siblings
 from syncd.units import Unit, digest_of
 
@@ -34,6 +35,10 @@ _PROVEN_QUIET = 0.1
 _FIRST = 5
 """How many times SYNCD_SETTLE completes what has a weak sign of its last act, or no sign and no
 checkpoint before it to compare with."""
+
+_BUSY = 30
+"""How many times SYNCD_SETTLE all else in a directory must have rested in which a database is being
+written: that may be a part of the save."""
 
 _ALONE = 150
 """How many times SYNCD_SETTLE completes a checkpoint whose marker never came, where nothing earlier
@@ -166,16 +171,18 @@ class Detector:
     def _judge_rest(self, unit: Unit, seen: _Seen, last: LastAct) -> Verdict:
         """Decide by quiet, and by the members.
 
-        Where all else rests for long, a log that is open, or never rests, is not waited for.
+        Where all else rests for long, a log that is open, or never rests, is not waited for. Nor is
+        a database; in a directory only after longer, as long as it is written to.
         """
         now = self._clock.monotonic()
         quiet, rest, moves = now - seen.since, now - seen.rests, now - seen.moves
         wait = self._wait(unit, seen, last, quiet)
         long = max(wait, self._settle * _FIRST)
-        if quiet < wait and not (unit.running and min(rest, moves) >= long):
+        busy = self._settle * _BUSY if unit.databases and not unit.lone else long
+        if quiet < wait and not (unit.running and min(rest, moves) >= busy):
             again = wait - quiet
             if unit.running:
-                again = min(again, long - min(rest, moves))
+                again = min(again, busy - min(rest, moves))
             if last.act is Act.UNKNOWN:  # what it rests like, and whether the next one is begun
                 again = min(again, self._settle - quiet % self._settle)
             return Verdict(False, reason=last.words or "changed just now", again=again)
@@ -205,7 +212,8 @@ class Detector:
     def _as_listed(self, unit: Unit) -> bool:
         """Whether the directory holds now what the scan saw: the last act came after that."""
         listed = []
-        for prefix, folder in Folder(unit.path, Scanner(self._root, self._exclude)).walk():
+        scanner = Scanner(self._root, self._exclude, joined=self._whole)
+        for prefix, folder in Folder(unit.path, scanner).walk():
             listed += [(prefix + name, stat) for name, stat in folder.files.items()]
         found, known = (
             {(path, stat) for path, stat in files if path not in unit.running}

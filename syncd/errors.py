@@ -3,6 +3,7 @@
     SyncdError
     ├── SettingsError        every fault of the settings, all at once (exit 2)
     ├── Changed              a member changed while it was read: this revision is dropped
+    │   └── Busy             a database that its writer leaves no moment for a copy: later
     ├── GaveWay              stopped for something more urgent: it goes on later
     ├── Awaits               sent, and other machines have not sent theirs: looked at again later
     └── StoreError           raised at the edge, by the file of the store that met it
@@ -47,6 +48,10 @@ class SettingsError(SyncdError):
 
 class Changed(SyncdError):
     """A member of a checkpoint changed while it was read; its revision must not be committed."""
+
+
+class Busy(Changed):
+    """A database is locked by its writer, or written to faster than it can be copied."""
 
 
 class GaveWay(SyncdError):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.companions import is_log
+from syncd.filestat import Stat
 from syncd.formats import check_json
-from syncd.scan import Stat
 from syncd.units import Unit
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from syncd.errors import Changed, Permanent
+from syncd.filestat import Stat
 from syncd.logframes import HEAD, Broken, Kind, kind_of, last_edge, reader
-from syncd.scan import Stat
 
 SIDE = 512 * 1024
 """Bytes at the beginning and at the end that a fingerprint is made of: of 1 MiB it is of all."""

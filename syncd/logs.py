@@ -12,15 +12,17 @@ from pathlib import Path
 
 from syncd.clock import Clock, SystemClock
 from syncd.errors import Changed, Conflict, Corrupt, Permanent
+from syncd.filestat import Stat
 from syncd.health import Health
 from syncd.journal import Journal, LogSent
 from syncd.logbudget import Budget, patience
 from syncd.logfile import SIDE, LogFile
 from syncd.logframes import Kind
 from syncd.logobjects import LogObjects
-from syncd.logsqlite import SIDE_FILES, snapshot
+from syncd.logsqlite import snapshot
 from syncd.records import Layout
-from syncd.scan import Stat, files_below
+from syncd.scan import files_below
+from syncd.sqlitefiles import SIDE_FILES
 from syncd.transfer import Transfer
 
 log = logging.getLogger(__name__)

@@ -9,23 +9,23 @@ was closed, a journal that its writer left in a crash) is copied first, and mend
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 from urllib.parse import quote
 
-from syncd.errors import Changed, Permanent
-from syncd.scan import Stat
-
-SIDE_FILES = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database, by the end of its name."""
+from syncd.errors import Busy, Changed, Permanent
+from syncd.filestat import Stat
+from syncd.sqlitefiles import SIDE_FILES
 
 _STEP = 64
 """Pages that are copied while a lock is held."""
 
-_LONGEST = 20.0
-"""Seconds after which a database that changes all the time is left for the next turn."""
+_PATIENCE = 3.0
+"""Seconds without a further page after which a database that is locked, or changes all the time, is
+left for the next turn: a checkpoint may be waiting behind it."""
 
 _SHARE = 0.5
 """Share of the free space that a copy may take."""
@@ -37,8 +37,8 @@ _WAL = 2
 def snapshot(source: Path, target: Path) -> None:
     """Make ``target`` a copy of a database, whole and in one file.
 
-    Changed if its writer leaves no moment for that; Permanent if there is no room, or if it is
-    no database after all.
+    Busy if its writer leaves no moment for that, Changed if it is another one by now; Permanent if
+    there is no room, or if it is no database after all.
     """
     _check_room(source, target.parent)
     target.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def snapshot(source: Path, target: Path) -> None:
             _backup(source, target, "ro")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise Changed(f"{source} is locked by its writer") from None
+                raise Busy(f"{source} is locked by its writer") from None
             _from_copy(source, target)
     except sqlite3.DatabaseError as error:
         raise Permanent(f"{source} cannot be copied by SQLite: {error}") from None
@@ -68,11 +68,14 @@ def _needs_a_copy(source: Path) -> bool:
 
 
 def _backup(source: Path, target: Path, mode: str) -> None:
-    until = time.monotonic() + _LONGEST
+    least, until = math.inf, time.monotonic() + _PATIENCE
 
-    def look(_status: int, _remaining: int, _total: int) -> None:
-        if time.monotonic() > until:
-            raise Changed(f"{source} changes faster than it can be copied")
+    def look(_status: int, remaining: int, _total: int) -> None:
+        nonlocal least, until
+        if remaining < least:  # it begins anew whenever somebody has written
+            least, until = remaining, time.monotonic() + _PATIENCE
+        elif time.monotonic() > until:
+            raise Busy(f"{source} is locked, or changes faster than it can be copied")
 
     address = f"file:{quote(str(source.absolute()))}?mode={mode}"
     with (

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from syncd.companions import is_log
-from syncd.scan import Folder, Scanner, Stat
+from syncd.filestat import Stat
+from syncd.scan import Folder, Scanner
 from syncd.series import series, step_of
 from syncd.siblings import Files, kinds
 from syncd.units import Unit

@@ -8,9 +8,10 @@ from syncd.clock import SystemClock
 from syncd.config import Settings
 from syncd.detect import Detector
 from syncd.errors import Changed, Permanent
+from syncd.filestat import Stat
 from syncd.reader import digest_file
 from syncd.records import CommitRecord
-from syncd.scan import Stat, scan
+from syncd.scan import scan
 from syncd.series import series
 from syncd.units import Unit, units
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from syncd.errors import Corrupt, NeedsOperator
-from syncd.scan import Stat
+from syncd.filestat import Stat
 from syncd.stores.base import Buffer
 
 _LEVEL = 1

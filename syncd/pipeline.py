@@ -10,7 +10,7 @@ from syncd.backlog import Backlog, Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
-from syncd.errors import Awaits, Changed, Corrupt, GaveWay, Permanent, SyncdError
+from syncd.errors import Awaits, Busy, Changed, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
 from syncd.order import Newest, Seniority, next_index
@@ -73,7 +73,7 @@ class Pipeline:
         self._journal = journal
         self._health = health
         self._clock = clock
-        self._survey = Survey(root, clock, exclude, self._was_committed)
+        self._survey = Survey(root, clock, exclude, self._was_committed, joined=rank is None)
         self._backlog = Backlog(clock, printable)
         committed = Committed(journal, layout, rank) if layout else None
         self._detector = Detector(
@@ -259,9 +259,7 @@ class Pipeline:
             self._sending = unit.path, unit.signature
             record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
-            log.info("%s: %s; looking again", unit.path, change.message)
-            if self._snapshots:
-                self._snapshots.changed(unit)
+            self._changed(unit, change)
         except GaveWay as reason:
             log.info("%s waits: %s", unit.path, reason.message)
             look.pending[:] = self.look().pending
@@ -343,6 +341,14 @@ class Pipeline:
             len(record.files),
             record.size / 1e6,
         )
+
+    def _changed(self, unit: Unit, change: Changed) -> None:
+        """It was another one before its transfer ended."""
+        log.info("%s: %s; looking again", unit.path, change.message)
+        if isinstance(change, Busy):  # each try takes seconds, in which nothing else is sent
+            self._postponed[unit.path] = self._clock.monotonic() + _POSTPONE
+        elif self._snapshots:
+            self._snapshots.changed(unit)
 
     def _give_up(self, unit: Unit, error: SyncdError) -> None:
         """Skip one checkpoint until it changes; everything else goes on."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from syncd.delta import mark_at
 from syncd.errors import Permanent
+from syncd.filestat import Stat
 from syncd.journal import Held, Journal, Sent
 from syncd.pathrules import SUFFIXES, ZSTD
 from syncd.reader import open_seen
 from syncd.records import CommitRecord, FileEntry, Layout
-from syncd.scan import Stat
 from syncd.snapshot import Snapshot
 from syncd.units import Unit
 
@@ -57,7 +57,7 @@ class Step:
     def small(self) -> bool:
         """Whether it sends a file that goes together with others."""
         sends = not (self.keep or self.adopt or self.copy_from)
-        return sends and self.stat.size <= _TOGETHER
+        return sends and self.seen.size <= _TOGETHER
 
 
 class Planner:
@@ -115,16 +115,16 @@ class Planner:
 
     def _shorten(self, step: Step, unit: Unit, before: FileEntry | None, known: _Known) -> Step:
         """The same step, the cheapest way."""
-        full, stat = unit.below(step.path), step.stat
+        full, stat, size = unit.below(step.path), step.stat, step.seen.size
         sha256 = known.digest(full, stat)
-        if sha256 is None and known.has_size(stat.size) and self._may_be_there(step, known):
+        if sha256 is None and known.has_size(size) and self._may_be_there(step, known):
             sha256 = self._digest(step.source, step.seen)
         step.plain_free, step.sha256 = known.is_free(step.plain), sha256
         if sha256 is not None:
-            same = before and (before.size, before.sha256) == (stat.size, sha256)
+            same = before and (before.size, before.sha256) == (size, sha256)
             if before and same and self._journal.holds(before.key, sha256):
                 return replace(step, keep=before)
-            source = self._journal.object_with(stat.size, sha256)
+            source = self._journal.object_with(size, sha256)
             if source:
                 return replace(step, copy_from=source)
         sent = known.sent(full, stat)
@@ -137,7 +137,7 @@ class Planner:
         A trainer's checkpoints have the same size, as a rule: each would be read once more, only
         to find that it is another one.
         """
-        ends, size = known.ends_of(step.stat.size), step.stat.size
+        ends, size = known.ends_of(step.seen.size), step.seen.size
         if ends is None:
             return True
         with open_seen(step.source, step.seen) as file:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from syncd.errors import Changed, Permanent
-from syncd.scan import Stat
+from syncd.filestat import Stat
 
 _PIECE = 1024 * 1024
 

@@ -1,4 +1,4 @@
-"""Logs beside checkpoints, which are written to all the time: when they are sent again.
+"""Logs and databases, which are written to all the time: when they are sent again.
 
 A log that grows by a line in three seconds must not make a commit of each line.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.detect import writer_at
+from syncd.errors import Permanent
+from syncd.filestat import Stat
 from syncd.journal import Journal
-from syncd.scan import Stat
 from syncd.snapshot import NoRoom, Snapshot, Snapshots
+from syncd.sqlitefiles import in_use, stat_of
 from syncd.units import Unit
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ _RATE = 50_000.0
 
 _LATELY = 3600.0
 """Seconds in which something was committed that counts among these."""
+
+_ROOM = "free space in SYNCD_STATE_DIR, or leave it out by SYNCD_EXCLUDE"
 
 _MOST = 1000
 """Paths that are remembered."""
@@ -83,19 +87,23 @@ class Pacer:
         return due if due > now else None
 
 
-def running_on(root: Path, unit: Unit) -> set[str]:
-    """Which logs have been written to since they were seen, or are open for that."""
+def running_on(root: Path, unit: Unit) -> frozenset[str]:
+    """Which of these have been written to since they were seen, or are open for that.
+
+    A database also where some of it lies beside it.
+    """
     found = set()
     for path, seen in unit.files:
         if path in unit.running:
             place = root / unit.below(path)
+            database = path in unit.databases
             try:
-                moved = Stat.of(place.lstat()) != seen
+                moved = (stat_of(place) if database else Stat.of(place.lstat())) != seen
             except OSError:
                 continue  # it is gone: whoever reads it finds that out
-            if moved or writer_at(place):
+            if moved or writer_at(place) or (database and in_use(place)):
                 found.add(path)
-    return found
+    return frozenset(found)
 
 
 def hold_still(
@@ -114,6 +122,9 @@ def hold_still(
         try:
             held, taken = snapshots.take(unit, is_known, running, every)
         except (NoRoom, OSError) as error:
+            if not every and running & unit.databases:
+                words = f"no copy of the database in {unit.path} could be made: {error}"
+                raise Permanent(words, hint=_ROOM) from None
             what = unit.path if every else f"a log of {unit.path}"
             log.warning("%s is sent without a snapshot: %s", what, error)
             continue

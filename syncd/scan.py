@@ -1,8 +1,8 @@
 """One look at a root: every file and link below it, as the file system has them now.
 
-Events are hints; this is the truth. A scan never follows a link and never opens a file. A tree
-is read folder by folder, when somebody asks for it: who lets go of each part that is dealt with
-needs little memory for a large tree.
+Events are hints; this is the truth. A scan never follows a link, and opens no file but what is
+named like a database, for its first bytes. A tree is read folder by folder, when somebody asks for
+it: who lets go of each part that is dealt with needs little memory for a large tree.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from syncd import sqlitefiles
+from syncd.filestat import Stat
 
 NOT_YET_DIRECTORIES = (".*", "tmp*", "*.orbax-checkpoint-tmp*")
 """Names of directories that are still being written, or are nobody's checkpoint."""
@@ -35,31 +38,6 @@ directory_not_yet = _any_of(NOT_YET_DIRECTORIES)
 file_not_yet = _any_of(NOT_YET_FILES)
 
 
-class Stat(NamedTuple):
-    """What tells one revision of a file from another."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    mode: int
-
-    @classmethod
-    def of(cls, result: os.stat_result) -> Stat:
-        """From a stat call."""
-        return cls(
-            result.st_size,
-            result.st_mtime_ns,
-            result.st_ctime_ns,
-            result.st_ino,
-            stat.S_IMODE(result.st_mode),
-        )
-
-    def text(self) -> str:
-        """Compact and comparable, for the journal."""
-        return f"{self.size}:{self.mtime_ns}:{self.ctime_ns}:{self.inode}"
-
-
 def is_as_seen(path: Path, seen: str) -> bool:
     """Whether a file still has the stat of this ``text``; one that cannot be looked at may."""
     try:
@@ -73,7 +51,8 @@ class Scanner:
 
     ``on_folder`` hears of each folder just before it is listed: a watch that is placed there
     misses nothing that comes after the listing. ``unreadable`` gathers what could not be looked
-    at, by the path of its folder, which is not the same as not being there.
+    at, by the path of its folder, which is not the same as not being there. A SQLite database and
+    what lies beside it are one file, where they are ``joined``.
     """
 
     def __init__(
@@ -81,7 +60,9 @@ class Scanner:
         root: Path,
         exclude: tuple[str, ...] = (),
         on_folder: Callable[[str], None] | None = None,
+        joined: bool = True,
     ) -> None:
+        self._joined = joined
         self._root = root
         self._absolute = f"{root.absolute()}/"
         self._excluded = _any_of(exclude) if exclude else None
@@ -124,13 +105,15 @@ class Scanner:
         """
         if self._on_folder:
             self._on_folder(folder.path)
-        found = Listing({}, {}, {}, {})
+        found = Listing({}, {}, {}, {}, set())
         try:
             with os.scandir(self._root / folder.path) as entries:
                 for entry in entries:
                     self._add(found, folder, entry)
         except OSError as error:
             self._cannot(folder.path, folder.path or str(self._root), error)
+        if self._joined:
+            found.databases.update(sqlitefiles.join(self._root / folder.path, found.files))
         return found
 
     def _cannot(self, folder: str, path: str, error: OSError) -> None:
@@ -168,6 +151,7 @@ class Listing(NamedTuple):
     links: dict[str, str]
     folders: dict[str, Folder]
     unfinished: dict[str, Stat]
+    databases: set[str]
 
 
 class Folder:
@@ -213,6 +197,11 @@ class Folder:
         return self._read().unfinished
 
     @property
+    def databases(self) -> set[str]:
+        """Which of the files are SQLite databases; their stat tells of the files beside, too."""
+        return self._read().databases
+
+    @property
     def name(self) -> str:
         """Last part of the path."""
         return self.path.rpartition("/")[2]
@@ -231,9 +220,9 @@ class Folder:
             pending += [(f"{prefix}{name}/", child) for name, child in reversed(inner)]
 
 
-def scan(root: Path, exclude: tuple[str, ...] = ()) -> Folder | None:
+def scan(root: Path, exclude: tuple[str, ...] = (), joined: bool = True) -> Folder | None:
     """The whole tree below ``root`` as it is now, or None if there is no such directory."""
-    top = Scanner(root, exclude).top()
+    top = Scanner(root, exclude, joined=joined).top()
     for _ in top.walk() if top else ():
         pass
     return top
@@ -244,7 +233,7 @@ def files_below(root: Path, exclude: tuple[str, ...] = ()) -> Iterator[tuple[str
 
     Files whose names say that they are not finished are left out.
     """
-    top = Scanner(root, exclude).top()
+    top = Scanner(root, exclude, joined=False).top()
     pending = [("", top)] if top else []
     while pending:
         prefix, folder = pending.pop()

@@ -193,7 +193,7 @@ class Siblings:
             least[kind] = min(size, least.get(kind, size))
         for path, stat in unit.files:
             before = least.get(_kind(path), 0)
-            if stat.size >= before or is_log(path):
+            if stat.size >= before or is_log(path) or path in unit.running:
                 continue
             cut = stat.size % _PAGE == 0 or (before >= _PAGE and 2 * stat.size < before)
             if cut and not is_known(self._root / unit.below(path)):
@@ -250,7 +250,7 @@ class Rewrites:
         lasting = {
             path: stat
             for path, stat in before.items()
-            if not (is_log(path) or path in unit.running)
+            if not (is_log(path) or path in unit.running - unit.databases)
         }
         if not lasting:
             return None

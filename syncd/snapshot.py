@@ -13,13 +13,15 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from syncd.errors import Changed
-from syncd.scan import Stat
+from syncd.filestat import Stat
+from syncd.logsqlite import snapshot as copy_database
 from syncd.series import series
+from syncd.sqlitefiles import stat_of
 from syncd.units import Unit
 
 _FICLONE = 0x40049409
@@ -79,6 +81,17 @@ class Snapshot:
         self._files[path] = target, Stat.of(target.lstat())
         return Stat.of(seen)
 
+    def add_database(self, path: str, source: Path) -> Stat:
+        """Copy one member as SQLite has it at one moment; the stat that it had before.
+
+        Busy if its writer leaves no moment for that; Permanent if SQLite cannot read it.
+        """
+        target = self._folder / str(len(self._files))
+        seen = stat_of(source)
+        copy_database(source, target)
+        self._files[path] = target, Stat.of(target.lstat())
+        return seen
+
     def drop(self) -> None:
         """Give the space back."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -119,13 +132,13 @@ class Snapshots:
         self,
         unit: Unit,
         is_known: Callable[[str, Stat], bool],
-        running: Collection[str],
+        running: frozenset[str],
         every: bool,
     ) -> tuple[Unit, Snapshot | None]:
         """Copy what will not stay as it is until it is sent; the checkpoint as it is by then.
 
         ``running`` are members that are written to all the time: those are copied as far as they
-        have come; of ``every`` other one what is not known.
+        have come, databases as they are by themselves; of ``every`` other one what is not known.
 
         Changed if it is another revision before the last byte is copied; NoRoom or another
         OSError if the disk does not have it.
@@ -143,7 +156,9 @@ class Snapshots:
             need = sum(stat.size for _, stat in wanted)
             self._check_room(self._folder, need, self._limit if every else None)
             for path, stat in wanted:
-                if path in running:
+                if path in unit.databases & running:
+                    files[path] = taken.add_database(path, self._root / unit.below(path))
+                elif path in running:
                     files[path] = taken.add_beginning(path, self._root / unit.below(path))
                 else:
                     taken.add(path, self._root / unit.below(path), stat)

@@ -87,8 +87,13 @@ class Survey:
         clock: Clock,
         exclude: tuple[str, ...] = (),
         is_known: Callable[[str], bool] = lambda _path: False,
+        joined: bool = True,
     ) -> None:
-        """``is_known`` tells whether a checkpoint of that path was ever committed."""
+        """``is_known`` tells whether a checkpoint of that path was ever committed.
+
+        Databases are ``joined`` with what lies beside them, as for :class:`Scanner`.
+        """
+        self._joined = joined
         self._root = root
         self._clock = clock
         self._exclude = exclude
@@ -211,6 +216,7 @@ class Survey:
             self._root,
             self._exclude,
             (lambda path: watcher.before_listing(path, often)) if watcher else None,
+            self._joined,
         )
 
     def _everything(self, part: Part) -> Iterator[Unit]:

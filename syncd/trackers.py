@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from syncd.companions import accompanies
+from syncd.filestat import Stat
 from syncd.place import new_staging, remove
 from syncd.profiles import PROFILES
-from syncd.scan import Stat
 from syncd.series import series, step_of
 from syncd.stores.durable import sync_folder
 

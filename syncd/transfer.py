@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.errors import GaveWay, NotFound, Permanent, SyncdError, Transient
+from syncd.filestat import Stat
 from syncd.inflight import MIB, NARROW, WIDEST, Room
 from syncd.inparts import PartSender
 from syncd.pace import Pace, RateLimit
 from syncd.packing import Packer
 from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
 from syncd.reader import Reader, open_seen
-from syncd.scan import Stat
 from syncd.spare import Pool, Spare
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from syncd.companions import accompanies, all_accompany, could_be_set, grows, holds_steps
+from syncd.filestat import Stat
 from syncd.pathrules import link_stays_inside, member
 from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
-from syncd.scan import Folder, Stat
+from syncd.scan import Folder
 from syncd.together import gathered
 
 
@@ -29,6 +30,9 @@ class Unit:
 
     beside: bool = False
     """Whether its files lie in one folder with others; ``path`` is then one of them."""
+
+    databases: frozenset[str] = frozenset()
+    """Members that are SQLite databases, of which a copy is sent where they are in use."""
 
     @property
     def lone(self) -> bool:
@@ -66,14 +70,18 @@ class Unit:
 
     @cached_property
     def running(self) -> frozenset[str]:
-        """Logs: members that are written to all the time, whether or not a save is under way."""
+        """Members that are written to all the time, whether or not a save is under way.
+
+        Logs and databases: there is a whole one to be had of them at any time.
+        """
         if self.profile is LONE or self.beside:
-            return frozenset()
-        return frozenset(path for path, _ in self.files if grows(self.below(path)))
+            return self.databases
+        logs = (path for path, _ in self.files if grows(self.below(path)))
+        return self.databases.union(logs)
 
     @cached_property
     def core(self) -> str:
-        """As ``signature``, without logs."""
+        """As ``signature``, without what is ``running``."""
         if not self.running:
             return self.signature
         files = tuple(file for file in self.files if file[0] not in self.running)
@@ -97,10 +105,12 @@ class Unit:
 
 def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
     files, links, unfinished = [], [], []
+    databases: set[str] = set()
     for prefix, part in folder.walk():
         files += [(prefix + name, stat) for name, stat in part.files.items()]
         links += [(prefix + name, target) for name, target in part.links.items()]
         unfinished += [(prefix + name, stat) for name, stat in part.unfinished.items()]
+        databases |= {prefix + name for name in part.databases}
     return Unit(
         folder.path,
         profile,
@@ -108,6 +118,7 @@ def _whole(folder: Folder, profile: Profile, parent: Folder) -> Unit:
         tuple(sorted(links)),
         tuple(sorted(unfinished)),
         parent.below(profile.tracker) if profile.tracker else None,
+        databases=frozenset(databases),
     )
 
 
@@ -222,7 +233,9 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
         yield Unit(folder.below(head), SET, files, unfinished=tuple(writing), beside=True)
     for name, stat in left.items():
         path = folder.below(name)
-        yield Unit(path, COMPANION if accompanies(name, stat) else LONE, (("", stat),))
+        kind = COMPANION if accompanies(name, stat) else LONE
+        databases = frozenset({""} if name in folder.databases else ())
+        yield Unit(path, kind, (("", stat),), databases=databases)
     for name, target in folder.links.items():
         path = folder.below(name)
         if path not in elsewhere and link_stays_inside(path, target):

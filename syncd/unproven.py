@@ -77,7 +77,7 @@ class UnprovenRestorer:
         try:
             for fault in self._workers.map(lambda info: self._fetch(info, staging), objects):
                 result.refused += [fault] if fault else []
-            tree = scan(staging)
+            tree = scan(staging, joined=False)
             found = sorted(units(tree), key=lambda unit: unit.written) if tree else []
             for unit in reversed(found):  # a restore that is killed has brought the newest ones
                 self._place(unit, staging, root, result)

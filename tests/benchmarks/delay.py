@@ -27,8 +27,8 @@ from multiprocessing import Process
 from pathlib import Path
 
 from syncd.clock import SystemClock
+from syncd.filestat import Stat
 from syncd.pace import RateLimit
-from syncd.scan import Stat
 from syncd.stores import open_store
 from syncd.transfer import Transfer
 from tests.e2e.processes import Machine

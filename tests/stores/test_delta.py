@@ -16,9 +16,9 @@ import pytest
 import syncd.transfer
 from syncd.clock import SystemClock
 from syncd.errors import Permanent, Transient
+from syncd.filestat import Stat
 from syncd.journal import Journal
 from syncd.records import CommitRecord
-from syncd.scan import Stat
 from syncd.sealed import Sealed
 from syncd.sealing import Sealer
 from syncd.stores.base import Condition, ObjectInfo, ObjectStore

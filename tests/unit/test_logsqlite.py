@@ -127,7 +127,7 @@ def test_a_database_that_is_locked_is_left_for_later(
 ) -> None:
     from syncd import logsqlite
 
-    monkeypatch.setattr(logsqlite, "_LONGEST", 0.3)
+    monkeypatch.setattr(logsqlite, "_PATIENCE", 0.3)
     path = tmp_path / "a.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("CREATE TABLE a (n)")

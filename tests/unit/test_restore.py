@@ -234,3 +234,17 @@ def test_restored_machine_sends_nothing_again(machine: Machine, tmp_path: Path) 
     other = Machine(tmp_path / "two", tmp_path / "bucket", "writer-b", store=store).start()
     assert other.commit_all() == []
     assert store.sent_bytes == 0
+
+
+def test_recipe_state_of_an_epoch_whose_weights_never_came_is_not_brought(tmp_path: Path) -> None:
+    """As torchtune writes them: the weights, then all else over that of the epoch before."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for epoch, when in enumerate((300, 200)):
+        age(machine.write(f"out/epoch_{epoch}/config.json", "{}"), when)
+        save(machine, when, epoch, f"out/epoch_{epoch}/model.safetensors.bin")
+        save(machine, when - 3, epoch, "out/recipe_state/recipe_state.pt")
+    save(machine, 97, 2, "out/recipe_state/recipe_state.pt")
+    record = restore_newest(machine.bucket, tmp_path / "two")
+    assert record
+    assert record.checkpoint == "out/epoch_1"
+    assert (tmp_path / "two/out/recipe_state/recipe_state.pt").read_bytes() == pickled(1)

@@ -12,11 +12,11 @@ import pytest
 from syncd.clock import SystemClock
 from syncd.companions import grows
 from syncd.detect import Verdict
+from syncd.filestat import Stat
 from syncd.flushing import flush
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.running import Pacer, hold_still
-from syncd.scan import Stat
 from syncd.snapshot import Snapshots
 from syncd.units import Unit
 from tests.clocks import FakeClock
@@ -202,7 +202,7 @@ def test_beginning_of_a_log_is_taken_as_long_as_it_was(tmp_path: Path) -> None:
     with (root / "out/train.log").open("ab") as file:
         file.write(b"y" * 500)
     held, taken = Snapshots(tmp_path / "s", root, None).take(
-        unit, lambda _p, _s: True, {"train.log"}, every=False
+        unit, lambda _p, _s: True, frozenset({"train.log"}), every=False
     )
     assert taken
     assert not taken.whole
