@@ -38,8 +38,8 @@ _WORDS = re.compile(
 """What tokenizers are made of, of whatever size."""
 
 _RECIPE = "recipe_state"
-"""A folder with one file of this name (torchtune): all but the weights, of whatever size, written over
-with each epoch. It is of no use without the weights of that epoch, which lie in another folder."""
+"""A folder with one file of this name (torchtune): all but the weights, of whatever size, written
+anew with each epoch. It is of no use without that epoch's weights, which lie in another folder."""
 
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
