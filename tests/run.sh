@@ -45,6 +45,7 @@ done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export VENV_DIR=${VENV_DIR:-$PWD/.venv}
 unset PYTHONDONTWRITEBYTECODE # thousands of processes start here: each would compile it all again
+export PIP_NO_COMPILE=1        # half a minute for what is mostly never imported
 bin=$VENV_DIR/bin
 
 step() { printf '\n== %s\n' "$*"; }
@@ -94,7 +95,9 @@ tests() {
 workers=${PYTEST_WORKERS:-3}
 tests -n "$workers" --dist worksteal -m "($chosen) and not timed"
 step "pytest, with bounds in seconds"
-tests -n "$((workers < 2 ? workers : 2))" --dist worksteal -m "($chosen) and timed"
+timed=() # to gather all tests anew takes a quarter of a minute
+((${#arguments[@]})) || mapfile -t timed < <(grep -rlE 'mark\.timed' --include='test_*.py' tests)
+tests "${timed[@]}" -n "$((workers < 2 ? workers : 2))" --dist worksteal -m "($chosen) and timed"
 step "mypy and imports"
 wait "$checks" || failed=$?
 cat "$place/checks"

@@ -24,6 +24,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import os
 import random
 import shutil
 import sys
@@ -549,6 +550,8 @@ def run(
     """Each seed, what was wrong with it ("": nothing), and how many commits it made."""
     single_put = syncd.transfer.SINGLE_PUT
     _prepare()
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, random.sample(sorted(processors), 1))  # the threads take turns
     try:
         for seed in seeds:
             try:
@@ -556,6 +559,7 @@ def run(
             except Violation as violation:
                 yield seed, str(violation), 0
     finally:
+        os.sched_setaffinity(0, processors)
         syncd.transfer.SINGLE_PUT = single_put
         logging.disable(logging.NOTSET)
 

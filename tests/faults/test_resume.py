@@ -35,7 +35,6 @@ def test_a_daemon_that_is_killed_again_and_again_sends_a_file_once(seaweedfs: Se
     assert told["kills"] >= 4
 
 
-@pytest.mark.timed
 def test_no_upload_is_left_after_50_kills(seaweedfs: SeaweedFS) -> None:
     told = resume(
         *("--size", "40M", "--rate", "24M", "--every", "0.3-1.2", "--kills", "50"),
