@@ -112,8 +112,9 @@ class Scanner:
                     self._add(found, folder, entry)
         except OSError as error:
             self._cannot(folder.path, folder.path or str(self._root), error)
-        if self._joined:
-            found.databases.update(sqlitefiles.join(self._root / folder.path, found.files))
+        names = [name for name in found.files if name.endswith(sqlitefiles.NAMES)]
+        if names and self._joined:
+            found.databases.update(sqlitefiles.join(self._root / folder.path, names, found.files))
         return found
 
     def _cannot(self, folder: str, path: str, error: OSError) -> None:

@@ -18,20 +18,19 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 _WRITTEN = ("-wal", "-journal")
 """Those of them in which there is some of its content."""
 
-_NAMES = (".db", ".db3", ".sqlite", ".sqlite3")
+NAMES = (".db", ".db3", ".sqlite", ".sqlite3")
+"""How their names end; there are others that end so."""
+
 _HEAD = b"SQLite format 3\0"
 
 
-def join(folder: Path, files: dict[str, Stat]) -> list[str]:
-    """Which of the ``files`` of a folder are databases; those beside them are taken out.
+def join(folder: Path, names: Iterable[str], files: dict[str, Stat]) -> set[str]:
+    """Which of ``names`` are databases; what lies beside them is taken out of the ``files``.
 
     The stat of a database is another one whenever its content is, wherever that is written.
     """
-    found = []
-    for name in [name for name in files if name.endswith(_NAMES)]:
-        if not is_database(folder / name):
-            continue
-        found.append(name)
+    found = {name for name in names if is_database(folder / name)}
+    for name in found:
         beside = [files.pop(name + end, None) for end in SIDE_FILES]
         content = zip(SIDE_FILES, beside, strict=True)
         files[name] = _joined(files[name], (stat for end, stat in content if end in _WRITTEN))

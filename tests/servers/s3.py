@@ -34,7 +34,7 @@ threshold = 0.9
 
 @functools.cache
 def _client(url: str, ca: str | None) -> Any:
-    """One for each server: to make it takes a third of a second, for each of hundreds of buckets."""
+    """One for each server: it takes a third of a second to make, and tests want hundreds."""
     return boto3.session.Session().client(
         "s3",
         endpoint_url=url,
