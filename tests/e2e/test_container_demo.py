@@ -36,8 +36,8 @@ class Machine:
             ROOT,
             self.folder,
             ignore=lambda _, names: {
-                name for name in names
-                if name.startswith(".") or name in ("__pycache__", "tests", "demo", "docs")
+                name for name in names  # bytecode comes along, but for what is being written
+                if name.startswith(".") or ".pyc." in name or name in ("tests", "demo", "docs")
             },
         )  # fmt: skip
         venv = folder / "venv"

@@ -66,8 +66,8 @@ class Rented:
             ROOT,
             folder / "project",
             ignore=lambda _, names: {
-                name for name in names
-                if name.startswith(".") or name in ("__pycache__", "tests", "demo", "docs")
+                name for name in names  # bytecode comes along, but for what is being written
+                if name.startswith(".") or ".pyc." in name or name in ("tests", "demo", "docs")
             },
         )  # fmt: skip
         python = folder / "venv/bin/python"
