@@ -16,7 +16,7 @@ from syncd.journal import Journal
 from syncd.order import Newest, Seniority, next_index
 from syncd.others import Others, as_part, printable
 from syncd.records import CommitRecord, Layout
-from syncd.running import Pacer, hold_still
+from syncd.running import Pacer, at_rest, hold_still
 from syncd.siblings import Committed
 from syncd.snapshot import Snapshot, Snapshots
 from syncd.survey import Part, Survey
@@ -177,8 +177,8 @@ class Pipeline:
         return True
 
     def _only_logs(self, unit: Unit) -> bool:
-        """Whether nothing but logs has changed since the last commit."""
-        if not unit.running:
+        """Whether nothing has changed since the last commit but logs and databases in use."""
+        if not unit.running or at_rest(self._root, unit):
             return False
         return self._was_committed(unit.path) if unit.lone else self._detector.only_logs(unit)
 
@@ -249,6 +249,7 @@ class Pipeline:
         unit, profile = look.pending.pop(self.choose(look, publisher, ends)[0])
         record: CommitRecord | None = None
         taken: Snapshot | None = None
+        began = self._clock.monotonic()
         try:
             behind = self._seniority.behind(unit, publisher)
             self._health.sending(printable(unit.path), unit.size)
@@ -273,7 +274,7 @@ class Pipeline:
             self._postpone(unit, error)
         else:
             self._forgive(unit.path)
-            self.pacer.committed(unit, alone)
+            self.pacer.committed(unit, alone, self._clock.monotonic() - began)
             if self._snapshots:
                 self._snapshots.sent(unit, taken)
         finally:

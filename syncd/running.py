@@ -29,6 +29,9 @@ requests a commit, 180 an hour."""
 _RATE = 50_000.0
 """Bytes per second that a log may take, on the average, if it is sent whole each time."""
 
+_REST = 10.0
+"""Times as long as it took to send a database it is then left alone: checkpoints wait behind it."""
+
 _LATELY = 3600.0
 """Seconds in which something was committed that counts among these."""
 
@@ -45,6 +48,9 @@ class _Last:
 
     alone: bool
     """Whether nothing but logs had changed."""
+
+    took: float
+    """Seconds that it took."""
 
 
 class Pacer:
@@ -64,12 +70,12 @@ class Pacer:
         finally:
             self._flushes_since = before
 
-    def committed(self, unit: Unit, alone: bool) -> None:
-        """It was committed just now; ``alone``: for its logs only."""
+    def committed(self, unit: Unit, alone: bool, took: float = 0.0) -> None:
+        """It was committed just now, in so many seconds; ``alone``: for its logs only."""
         if not unit.running:
             return
         self._last.pop(unit.path, None)
-        self._last[unit.path] = _Last(self._clock.monotonic(), alone)
+        self._last[unit.path] = _Last(self._clock.monotonic(), alone, took)
         if len(self._last) > _MOST:
             del self._last[next(iter(self._last))]
 
@@ -82,8 +88,10 @@ class Pacer:
             return None
         now = self._clock.monotonic()
         lately = sum(one.alone and now - one.at < _LATELY for one in self._last.values())
-        size = sum(stat.size for path, stat in unit.files if path in unit.running)
-        due = last.at + max(_EVERY * max(1, lately), size / _RATE)
+        logs = unit.running - unit.databases
+        size = sum(stat.size for path, stat in unit.files if path in logs)
+        rest = _REST * last.took if unit.databases else 0.0
+        due = last.at + max(_EVERY * max(1, lately), size / _RATE, rest)
         return due if due > now else None
 
 
@@ -104,6 +112,12 @@ def running_on(root: Path, unit: Unit) -> frozenset[str]:
             if moved or writer_at(place) or (database and in_use(place)):
                 found.add(path)
     return frozenset(found)
+
+
+def at_rest(root: Path, unit: Unit) -> bool:
+    """Whether there are databases in it and nobody is using one: it was saved, as anything else."""
+    places = [root / unit.below(path) for path in unit.databases]
+    return bool(places) and not any(writer_at(place) or in_use(place) for place in places)
 
 
 def hold_still(

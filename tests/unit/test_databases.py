@@ -12,10 +12,11 @@ import pytest
 
 from syncd import logsqlite
 from syncd.errors import Permanent
-from syncd.running import hold_still
+from syncd.running import Pacer, hold_still
 from syncd.scan import scan
 from syncd.snapshot import Snapshots
 from syncd.units import units
+from tests.clocks import FakeClock
 from tests.unit.test_detect import Desk
 from tests.workbench import Machine, restore_newest
 
@@ -243,3 +244,34 @@ def test_each_change_makes_it_another_revision(study: Study, tmp_path: Path) -> 
         (unit,) = units(tree)
         seen.add(unit.signature)
     assert len(seen) == 3
+
+
+def test_one_in_use_is_sent_now_and_then_and_one_that_is_saved_at_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(machine.root / "study.db")
+    with contextlib.closing(study.connection):
+        study.add()
+        machine.commit_all()
+        study.add()
+        assert not machine.pipeline.look().pending, "a minute later"
+    for _ in range(3):
+        with contextlib.closing(sqlite3.connect(study.path)) as saved, saved:
+            saved.execute("INSERT INTO trials VALUES (2, 'x')")
+        look = machine.pipeline.look()
+        assert [unit.path for unit, _ in look.pending] == ["study.db"]
+        assert machine.pipeline.commit_next(look, machine.publisher)
+    assert restored(machine, tmp_path / "two") == 5
+
+
+def test_the_longer_it_takes_the_longer_it_rests(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db")
+    study.connection.close()
+    tree, clock = scan(tmp_path), FakeClock()
+    assert tree
+    (unit,) = units(tree)
+    pacer = Pacer(clock)
+    for took, rest in ((1.0, 60.0), (30.0, 300.0)):
+        pacer.committed(unit, False, took)
+        due = pacer.until(unit)
+        assert due is not None
+        assert due - clock.monotonic() == pytest.approx(rest)
