@@ -123,7 +123,7 @@ class Detector:
         self._exclude = exclude
         self._siblings = Siblings(root, committed)
         self._rewrites = Rewrites(committed)
-        self._manner = Manner(root, exclude)
+        self._manner = Manner(root, clock, exclude)
         self._seen: dict[str, _Seen] = {}
 
     def forget_missing(self, paths: set[str]) -> None:
@@ -162,6 +162,8 @@ class Detector:
             self._rewrites.only_added(unit) or self._siblings.strange(unit, last.younger)
         ):
             last = LastAct(Act.LIKELY, sealed=last.sealed)
+        if last.foreign and self._manner.is_usual(unit, self._settle):
+            last = LastAct(Act.UNKNOWN)
         if last.act in (Act.MISSING, Act.STALE):
             return Verdict(False, reason=last.words)
         if last.act is Act.DONE and not self._as_listed(unit):

@@ -43,6 +43,9 @@ class LastAct:
     younger: tuple[str, ...] = ()
     """What makes it stale: the members that were written after it."""
 
+    foreign: bool = False
+    """Whether what is missing is what tells this writer from others: perhaps it is another one."""
+
 
 def last_act(root: Path, unit: Unit) -> LastAct:
     """Look at marker, tracker and directory, as the file system has them now."""
@@ -50,7 +53,7 @@ def last_act(root: Path, unit: Unit) -> LastAct:
     names = [path for path, _ in unit.files]
     lacking = [pattern for pattern in profile.needs if not _any(names, (pattern,))]
     if lacking:
-        return LastAct(Act.MISSING, f"{lacking[0]} is not there yet")
+        return LastAct(Act.MISSING, f"{lacking[0]} is not there yet", foreign=True)
     sealed = not unit.lone and not unit.beside and _sealed(root / unit.path, unit)
     if profile.marker:
         return _marker(root, unit, profile.marker, names, sealed)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from syncd.clock import Clock
 from syncd.companions import is_log
 from syncd.filestat import Stat
 from syncd.scan import Folder, Scanner
@@ -44,8 +45,9 @@ class _Rest:
 class Manner:
     """Remembers how each checkpoint was when it rested last."""
 
-    def __init__(self, root: Path, exclude: tuple[str, ...] = ()) -> None:
+    def __init__(self, root: Path, clock: Clock, exclude: tuple[str, ...] = ()) -> None:
         self._root = root
+        self._clock = clock
         self._exclude = exclude
         self._rests: dict[str, _Rest] = {}
 
@@ -57,6 +59,20 @@ class Manner:
     def is_finished(self, unit: Unit) -> bool:
         """Whether what rests now, though not for long, is a whole save by all that is shown."""
         return self._again(unit) or self._passed(unit)
+
+    def is_usual(self, unit: Unit, seconds: float) -> bool:
+        """Whether another directory of its series, at rest for so long, has the same kinds of file.
+
+        Then what they lack is not what this writer writes, though their names are those of one
+        that does.
+        """
+        mine = kinds(path for path, _ in unit.files)
+        before = (self._clock.now() - seconds) * 1e9
+        for path in self._others(unit):
+            files = self._listed(path)
+            if files and kinds(name for name, _ in files).keys() == mine.keys():
+                return all(stat.ctime_ns <= before for _, stat in files)
+        return False
 
     def _again(self, unit: Unit) -> bool:
         """Whether between the last two rests the same files were written as before them.
@@ -100,32 +116,35 @@ class Manner:
         after = self._next(unit) if not unit.beside else None
         if after is None:
             return False
-        files = list(islice(_files(Folder(after, Scanner(self._root, self._exclude))), _MOST_FILES))
-        if not files or len(files) == _MOST_FILES:
-            return False
-        if any(stat.ctime_ns <= unit.changed for _, stat in files):
+        files = self._listed(after)
+        if not files or any(stat.ctime_ns <= unit.changed for _, stat in files):
             return False
         mine = kinds(path for path, _ in (*unit.files, *unit.links))
         return kinds(path for path, _ in files).keys() <= mine.keys()
 
     def _next(self, unit: Unit) -> str | None:
         """The directory of the next step, beside this one."""
+        later = (path for path in self._others(unit) if step_of(path) > step_of(unit.path))
+        return min(later, key=step_of, default=None)
+
+    def _others(self, unit: Unit) -> Iterator[str]:
+        """The other directories of its series."""
         folder, _, name = unit.path.rpartition("/")
-        step, found = step_of(name), []
-        if step < 0:
-            return None
+        if step_of(name) < 0:
+            return
         with suppress(OSError), os.scandir(self._root / folder) as entries:
             for entry in entries:
-                later = step_of(entry.name) > step and series(entry.name) == series(name)
-                if later and entry.is_dir(follow_symlinks=False):
-                    found.append(entry.name)
-        if not found:
-            return None
-        after = min(found, key=step_of)
-        return f"{folder}/{after}" if folder else after
+                same = entry.name != name and series(entry.name) == series(name)
+                if same and entry.is_dir(follow_symlinks=False):
+                    yield f"{folder}/{entry.name}" if folder else entry.name
 
-
-def _files(folder: Folder) -> Iterator[tuple[str, Stat]]:
-    for prefix, part in folder.walk():
-        for name, stat in (*part.files.items(), *part.unfinished.items()):
-            yield prefix + name, stat
+    def _listed(self, path: str) -> list[tuple[str, Stat]]:
+        """All files below a directory; none, if there are too many."""
+        top = Folder(path, Scanner(self._root, self._exclude))
+        found = (
+            (prefix + name, stat)
+            for prefix, part in top.walk()
+            for name, stat in (*part.files.items(), *part.unfinished.items())
+        )
+        files = list(islice(found, _MOST_FILES))
+        return files if len(files) < _MOST_FILES else []

@@ -208,6 +208,17 @@ def set_in_place(disk: Disk, content: Content) -> Units:
 
 
 @_writer(proven=False, quiet=True)
+def numbered_sets(disk: Disk, content: Content) -> Units:
+    """A directory of raw files for each step, without a marker; of the directories two are kept."""
+    folder = f"exp/checkpoint_{content.save:06}"
+    paths = [f"{folder}/model.bin", f"{folder}/optimizer.bin"]
+    for path in paths:
+        disk.write(path, content.body(path, 0.5))
+    disk.remove(f"exp/checkpoint_{content.save - 2:06}")
+    return [paths]
+
+
+@_writer(proven=False, quiet=True)
 def files_in_place(disk: Disk, content: Content) -> Units:
     """What most loops written by hand do: a file of each, at the root, written over."""
     paths = ["model.pt", "optimizer.pt"]

@@ -100,3 +100,34 @@ def test_what_is_gone_is_forgotten(desk: Desk) -> None:
     desk.detector.forget_missing(set())
     save(desk, "set", 3, "model.bin", "optim.bin")
     assert not desk.judge_in(SETTLE, "set").complete
+
+
+def test_name_of_a_framework_makes_nobody_wait_for_a_file_that_never_comes(desk: Desk) -> None:
+    """`checkpoint_2/optimizer.bin` is Accelerate's, and of many who write their loop by hand."""
+    save(desk, "run/checkpoint_1", 1, "model.bin", "optimizer.bin")
+    verdict = desk.judge_in(LONG, "run/checkpoint_1")
+    assert verdict.reason == "random_states_*.pkl is not there yet"
+    save(desk, "run/checkpoint_2", 2, "model.bin")
+    desk.clock.sleep(LONG)
+    assert not desk.judge("run/checkpoint_1").complete
+    save(desk, "run/checkpoint_2", 2, "optimizer.bin")
+    for number in (1, 2):
+        assert desk.judge_in(LONG, f"run/checkpoint_{number}").complete
+        desk.commit(f"run/checkpoint_{number}")
+
+
+def test_other_one_that_is_still_written_proves_nothing(desk: Desk) -> None:
+    for number in (1, 2):
+        save(desk, f"run/checkpoint_{number}", number, "model.bin", "optimizer.bin")
+    assert not desk.judge_in(SETTLE / 2, "run/checkpoint_1").complete
+    desk.clock.sleep(LONG)
+    assert desk.judge("run/checkpoint_1").complete
+
+
+def test_save_of_a_framework_that_was_cut_off_is_not_taken(desk: Desk) -> None:
+    for number in (1, 2):
+        save(desk, f"run/checkpoint_{number}", number, "model.bin", "optimizer.bin")
+        save(desk, f"run/checkpoint_{number}", number, "random_states_0.pkl")
+        assert desk.judge_in(LONG, f"run/checkpoint_{number}").complete
+    save(desk, "run/checkpoint_3", 3, "model.bin", "optimizer.bin")
+    assert not desk.judge_in(1000, "run/checkpoint_3").complete
