@@ -165,7 +165,8 @@ class Detector:
         if last.foreign and self._manner.is_usual(unit, self._settle):
             last = LastAct(Act.UNKNOWN)
         if last.act in (Act.MISSING, Act.STALE):
-            return Verdict(False, reason=last.words)
+            again = self._settle * _FIRST if last.foreign else None  # another one may come to rest
+            return Verdict(False, reason=last.words, again=again)
         if last.act is Act.DONE and not self._as_listed(unit):
             return Verdict(False, reason="changed just now", again=0.0)
         return self._judge_rest(unit, seen, last)
