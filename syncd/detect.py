@@ -208,7 +208,7 @@ class Detector:
         if unit.lone and quiet < self._settle and self._proven(unit, seen):
             return min(self._settle, _PROVEN_QUIET)
         sure = alike or unit.lone or last.sealed
-        if not sure and quiet >= self._settle:
+        if not sure and self._settle <= quiet < self._settle * _FIRST:
             sure = self._manner.is_finished(unit)
         return self._settle * (1 if sure else _FIRST)
 
