@@ -167,7 +167,9 @@ class Pipeline:
         if self._others.wait(unit):
             return True
         if self._only_logs(unit) and (due := self.pacer.until(unit)):
-            self._backlog.blocked(unit, "only logs have changed, and were sent just now", due)
+            self._backlog.blocked(
+                unit, "only logs or a database have changed, and were sent just now", due
+            )
             return True
         if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)

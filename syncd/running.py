@@ -29,6 +29,9 @@ requests a commit, 180 an hour."""
 _RATE = 50_000.0
 """Bytes per second that a log may take, on the average, if it is sent whole each time."""
 
+_DATABASE = 20.0
+"""Seconds from one commit of a database in use to the next: it holds what took hours to find."""
+
 _REST = 10.0
 """Times as long as it took to send a database it is then left alone: checkpoints wait behind it."""
 
@@ -90,8 +93,8 @@ class Pacer:
         lately = sum(one.alone and now - one.at < _LATELY for one in self._last.values())
         logs = unit.running - unit.databases
         size = sum(stat.size for path, stat in unit.files if path in logs)
-        rest = _REST * last.took if unit.databases else 0.0
-        due = last.at + max(_EVERY * max(1, lately), size / _RATE, rest)
+        rest = max(_EVERY * max(1, lately), size / _RATE) if logs else _DATABASE
+        due = last.at + max(rest, _REST * last.took if unit.databases else 0.0)
         return due if due > now else None
 
 

@@ -4,6 +4,7 @@
 ``netD_epoch_5.pth``; ``model.pt`` and ``optimizer.pt`` are written over each time, and
 ``best_model.pt`` is of another moment. One of them without the others is of no use to the trainer.
 Only names that say which part of a state they hold are joined: all others are whole by themselves.
+But where there is an optimizer and no weights, those are in ``last.pt`` or ``checkpoint_100.pt``.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ _PARTS = (
 )  # fmt: skip
 """Words for a part of the state. The first of them names the checkpoint."""
 
+_OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt")}
+_WITHOUT_WEIGHTS = range(_PARTS.index("ema"), len(_PARTS))
+_WHOLE = {"last", "latest", "current", "checkpoint", "ckpt"}
+_MOMENT = {"best", "final", "epoch", "step", "iter", "iteration"}
+"""Words of the name of what holds the weights where no other file does."""
+
 _EMPTY = {"state", "states", "dict", "lr", "pytorch", "rank", "of"}
 
 _MOST = 256
@@ -60,6 +67,9 @@ class _Kind:
 
     place: int
     """Of its part, in their order."""
+
+    whole: bool
+    """Whether it says no part, and may hold the weights all the same."""
 
 
 class _Moment(NamedTuple):
@@ -90,11 +100,24 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
     if len(forms) > _LOOKED_AT:
         return
     by_moment: defaultdict[_Moment, list[str]] = defaultdict(list)
+    weights: defaultdict[_Moment, set[str]] = defaultdict(set)
     for name, form in forms.items():
-        numbers = zip(_NUMBER.findall(name), known[form].counts, strict=True)
+        kind = known[form]
+        numbers = zip(_NUMBER.findall(name), kind.counts, strict=True)
         step = tuple(int(number) for number, counts in numbers if counts)
-        by_moment[_Moment(step, known[form].words)].append(name)
-    for names in by_moment.values():
+        if kind.whole:
+            for words in (kind.words, kind.words - _WHOLE):
+                weights[_Moment(step, words)].add(name)
+        else:
+            by_moment[_Moment(step, kind.words)].append(name)
+    given: set[str] = set()
+    for moment, names in by_moment.items():
+        places = {known[forms[name]].place for name in names}
+        if _OPTIMIZER & places and places.issubset(_WITHOUT_WEIGHTS):
+            found = weights[moment]
+            if len(found) == 1 and given.isdisjoint(found):  # else nobody knows which
+                names.extend(found)
+                given |= found
         if 1 < len(names) <= _MOST:
             head = min(names, key=lambda name: (known[forms[name]].place, name))
             yield Gathered(head, tuple(sorted(names)))
@@ -109,10 +132,11 @@ def _kind_of(form: str) -> _Kind | None:
     stem = form[: ends.start()]
     words = [word.lower() for word in _WORD.findall(stem)]
     parts = [_PARTS.index(word) for word in words if word in _PARTS]
-    if not parts and not piece:
+    whole = not parts and not piece
+    if whole and not (words and set(words) <= _WHOLE | _MOMENT):
         return None
     index = {at for found in _INDEX.finditer(stem) for at in range(*found.span())}
     places = [at for at, char in enumerate(form) if char == "#"]
     counts = tuple(at < len(stem) and at not in index for at in places)
     left = {"piece", *words} if piece else set(words).difference(_PARTS, _EMPTY)
-    return _Kind(counts, frozenset(left), min(parts, default=0))
+    return _Kind(counts, frozenset(left), min(parts, default=0), whole)

@@ -35,6 +35,13 @@ CASES = {
     ],
     "of two trainers": ["sac_actor.pt sac_critic.pt", "td3_actor.pt td3_critic.pt", "dqn.pt"],
     "epochs": ["model_ep1.pt", "model_ep2.pt", "ep_1.pth"],
+    "weights under another name": ["last.pt optimizer.pt", "best.pt", "epoch_6.pt", "epoch_7.pt"],
+    "of a step": ["checkpoint_5.pt optimizer_5.pt", "checkpoint_6.pt optim_6.pt sched_6.pt"],
+    "of a moment": ["last.pt last_optimizer.pt", "best.pt best_optimizer.pt"],
+    "of an epoch": ["epoch_5.pt optimizer_epoch_5.pt", "epoch_6.pt"],
+    "weights by name": ["model.pt optimizer.pt", "last.pt", "checkpoint.pt"],
+    "nobody knows which": ["last.pt", "checkpoint.pt", "optimizer.pt"],
+    "no optimizer": ["last.pt", "ema.pt scheduler.pt"],
     "agents": ["agent_0.pt", "agent_1.pt", "worker_0.pt"],
     "Lightning": ["epoch=1-step=10.ckpt", "epoch=2-step=20.ckpt", "last.ckpt"],
     "Lightning again": ["epoch=1-step=10.ckpt", "epoch=1-step=10-v1.ckpt"],
@@ -89,6 +96,19 @@ def test_files_that_are_written_over_come_back_of_one_save(tmp_path: Path) -> No
         assert len(tree(tmp_path / f"back-{record.seq}")) == 2
     machine.write("model.pt", b"\x80\x02K\x02.")
     assert machine.commit_all() == [], "the optimizer, written last before, is of the save before"
+
+
+def test_weights_under_another_name_come_back_with_their_optimizer(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for content in (b"\x80\x02N.", b"\x80\x02K\x01."):
+        for name in ("optimizer.pt", "last.pt"):
+            machine.write(name, content)
+        (record,) = machine.commit_all()
+        assert record.checkpoint == "last.pt"
+    machine.write("optimizer.pt", b"\x80\x02K\x02.")
+    assert machine.commit_all() == [], "the weights, written last before, are of the save before"
+    restore_newest(machine.bucket, tmp_path / "back")
+    assert [*tree(tmp_path / "back").values()] == [content] * 2
 
 
 def write_over(machine: Machine, content: bytes) -> None:
