@@ -137,6 +137,7 @@ class Detector:
     def learn(self, unit: Unit) -> None:
         """This one is committed as it is: what comes after it is compared with it."""
         self._siblings.learn(unit)
+        self._manner.learn(unit)
         if not unit.lone:
             self._rewrites.learn(unit)
 

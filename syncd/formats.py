@@ -253,6 +253,9 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
+_PICKLE = b"\x80"
+"""No text in UTF-8 begins so."""
+
 _Check = Callable[[BinaryIO, int], "str | None"]
 
 _BY_MAGIC: tuple[tuple[bytes, _Check], ...] = (
@@ -283,6 +286,8 @@ def _check_for(suffix: str, magic: bytes) -> _Check | None:
     for beginning, check in _BY_MAGIC:
         if magic.startswith(beginning):
             return check
+    if suffix == ".json" and magic.startswith(_PICKLE):  # Ray's searchers keep theirs so
+        return check_pickle
     return _BY_SUFFIX.get(suffix)
 
 

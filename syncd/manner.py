@@ -19,7 +19,7 @@ from syncd.companions import is_log
 from syncd.filestat import Stat
 from syncd.scan import Folder, Scanner
 from syncd.series import series, step_of
-from syncd.siblings import Files, kinds
+from syncd.siblings import Files, kind_of, kinds
 from syncd.units import Unit
 
 _MOST_FILES = 2000
@@ -50,6 +50,17 @@ class Manner:
         self._clock = clock
         self._exclude = exclude
         self._rests: dict[str, _Rest] = {}
+        self._shapes: dict[str, frozenset[str]] = {}
+
+    def learn(self, unit: Unit) -> None:
+        """This one is complete: those of its name in folders with other numbers are like it."""
+        if unit.lone or unit.beside or step_of(unit.path) < 0:
+            return
+        shape = kind_of(unit.path)
+        self._shapes.pop(shape, None)
+        self._shapes[shape] = frozenset(kinds(path for path, _ in unit.files))
+        if len(self._shapes) > _MOST_PATHS:
+            del self._shapes[next(iter(self._shapes))]
 
     def forget_missing(self, paths: set[str]) -> None:
         """Drop what is known of checkpoints that are gone, or wait for nothing any more."""
@@ -58,7 +69,12 @@ class Manner:
 
     def is_finished(self, unit: Unit) -> bool:
         """Whether what rests now, though not for long, is a whole save by all that is shown."""
-        return self._again(unit) or self._passed(unit)
+        return self._again(unit) or self._is_alike(unit) or self._passed(unit)
+
+    def _is_alike(self, unit: Unit) -> bool:
+        """Whether one of another run, or trial, that was complete had files of the same kinds."""
+        known = self._shapes.get(kind_of(unit.path))
+        return bool(known) and known == kinds(path for path, _ in unit.files).keys()
 
     def is_usual(self, unit: Unit, seconds: float) -> bool:
         """Whether another directory of its series, at rest for so long, has the same kinds of file.

@@ -128,7 +128,7 @@ class Siblings:
             return _Model(unit.path, unit.written, own)
         found = [model for mine in _all_series(unit) if (model := self._of(mine))]
         model = max(found, key=lambda one: one.written, default=None)
-        if model and unit.lone and _kind(unit.path.rpartition("/")[2]) not in kinds(model.files):
+        if model and unit.lone and kind_of(unit.path.rpartition("/")[2]) not in kinds(model.files):
             return None  # it was none of several: each is whole by itself
         return replace(model, files=_in_shape(model.files, unit)) if model else None
 
@@ -179,7 +179,7 @@ class Siblings:
         before, now = kinds(model.files), kinds(paths)
         for kind, count in before.items():
             if now[kind] < (1 if "*" in kind else count):
-                same = [path for path in model.files if _kind(path) == kind]
+                same = [path for path in model.files if kind_of(path) == kind]
                 name = next((path for path in same if path not in paths), same[0])
                 where = model.path or "the one before"
                 return f"there is no file like {name}, which {where} has"
@@ -189,10 +189,10 @@ class Siblings:
         """A file of no known format that is cut, to all appearance."""
         least: dict[str, int] = {}
         for path, (size, _) in model.files.items():
-            kind = _kind(path)
+            kind = kind_of(path)
             least[kind] = min(size, least.get(kind, size))
         for path, stat in unit.files:
-            before = least.get(_kind(path), 0)
+            before = least.get(kind_of(path), 0)
             if stat.size >= before or is_log(path) or path in unit.running:
                 continue
             cut = stat.size % _PAGE == 0 or (before >= _PAGE and 2 * stat.size < before)
@@ -298,11 +298,11 @@ def _all_series(one: Unit | CommitRecord) -> set[str]:
     return {series(path) for path in paths or [one.checkpoint]}
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     """A file's name without what is another one each time."""
     return _NUMBER.sub("#", _RANDOM.sub("*", path))
 
 
 def kinds(paths: Iterable[str]) -> Counter[str]:
     """How many there are of each kind of file, logs left out."""
-    return Counter(_kind(path) for path in paths if not is_log(path))
+    return Counter(kind_of(path) for path in paths if not is_log(path))

@@ -84,6 +84,7 @@ EXAMPLES: dict[str, bytes] = {
     "__0_0.distcp": saved(lambda b: torch.save(TENSORS, b)) * 2,
     "buffer.pkl.gz": gzip.compress(bytes(range(256)) * 100),
     "state.json": json.dumps({"global_step": 5, "text": 'a "quoted" \\\\ {['}).encode(),
+    "basic-variant-state.json": b"\x80\x05}\x94\x8c\x01n\x94K\x05s.",
     "metrics.jsonl": b'{"step": 1}\n{"step": 2, "loss": 0.5}\n',
     "optimizer.pkl": pickle.dumps(["x" * 70_000, list(range(300)), b"y" * 100]),
     "ancient.pkl": pickle.dumps({"a": [1, 2.5, "b"], "c": None}, protocol=2),

@@ -131,3 +131,13 @@ def test_save_of_a_framework_that_was_cut_off_is_not_taken(desk: Desk) -> None:
         assert desk.judge_in(LONG, f"run/checkpoint_{number}").complete
     save(desk, "run/checkpoint_3", 3, "model.bin", "optimizer.bin")
     assert not desk.judge_in(1000, "run/checkpoint_3").complete
+
+
+def test_first_of_another_trial_is_alike(desk: Desk) -> None:
+    """As in a sweep: a folder for each trial, in which one checkpoint is kept."""
+    save(desk, "exp/f_561ac_00000/checkpoint_000002", 1, "model.bin", "optim.bin")
+    desk.commit("exp/f_561ac_00000/checkpoint_000002")
+    save(desk, "exp/f_561ac_00001/checkpoint_000000", 1, "model.bin")
+    assert not desk.judge_in(SETTLE, "exp/f_561ac_00001/checkpoint_000000").complete
+    save(desk, "exp/f_561ac_00001/checkpoint_000000", 1, "optim.bin")
+    assert desk.judge_in(SETTLE, "exp/f_561ac_00001/checkpoint_000000").complete
