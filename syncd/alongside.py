@@ -16,6 +16,7 @@ from syncd.place import remove
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.series import series
+from syncd.sqlitefiles import SIDE_FILES, is_side
 from syncd.stores.durable import sync_folder
 from syncd.trackers import leads_to, may_track
 from syncd.units import Unit
@@ -75,6 +76,8 @@ class Alongside:
     def wants(self, commit: CommitRecord) -> bool:
         """Whether this one belongs beside it."""
         folder = str(PurePosixPath(commit.checkpoint).parent)
+        if is_side(commit.checkpoint):
+            return False  # SQLite would take it for what lay beside the database that comes now
         if is_companion(commit):
             return commit.checkpoint not in self._companions and folder in self._above
         if commit.checkpoint in self._named:
@@ -290,7 +293,8 @@ def places_of(record: CommitRecord) -> list[str]:
 
 def places_on_disk(unit: Unit) -> list[str]:
     """What there is to move, below the root, so that all of a checkpoint is moved."""
-    return [unit.below(path) for path, _ in unit.files] if unit.beside else [unit.path]
+    sides = [f"{unit.path}{end}" for end in SIDE_FILES] if "" in unit.databases else []
+    return [unit.below(path) for path, _ in unit.files] if unit.beside else [unit.path, *sides]
 
 
 class Occupied:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from syncd.clock import Clock
 from syncd.detect import Verdict
-from syncd.health import Waiting
+from syncd.health import Health, Waiting
 from syncd.units import Unit
+
+log = logging.getLogger(__name__)
+
+_RESTLESS = (
+    "save less often or in one go, or keep what is written all the time elsewhere; what no "
+    "training goes on from belongs in SYNCD_EXCLUDE"
+)
 
 _LONG = 1800.0
 """Seconds of being written to after which nobody may rely on its becoming complete."""
@@ -168,6 +176,17 @@ class Backlog:
             and now - entry.since >= _LONG
             and moment - entry.changed < _LATELY
         ]
+
+    def tell_restless(self, health: Health) -> None:
+        """What is never complete is never safe, and nothing else would say so."""
+        restless = {f"restless {path}": path for path in self.restless()}
+        for reason in health.reasons("restless "):
+            if reason.code not in restless:
+                health.green(reason.code)
+        for code, path in restless.items():
+            words = f"{path} has been written to for half an hour and was never complete"
+            if health.red(code, words, _RESTLESS):
+                log.warning("%s (%s)", words, _RESTLESS)
 
     def __contains__(self, path: str) -> bool:
         return path in self._entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -196,6 +197,8 @@ class Comeback:
                 continue
             if series(unit.path) == series(record.checkpoint):
                 for path in places_on_disk(unit):
+                    if not os.path.lexists(root / path):
+                        continue
                     place = keep(root / path, root / path)
                     self._say(f"syncd: {path} was never committed: put aside as {place}")
 

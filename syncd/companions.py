@@ -103,6 +103,11 @@ def holds_steps(folder: Folder) -> bool:
     return any(map(_STEPS.fullmatch, folder.folders))
 
 
+def is_step(name: str) -> bool:
+    """Whether a directory's name says that it is one of several steps."""
+    return bool(_STEPS.fullmatch(name))
+
+
 def could_be_set(folder: Folder) -> bool:
     """Whether there are files in an unknown directory and they belong together."""
     if all(_ASIDE.fullmatch(name) for name in folder.files):

@@ -24,6 +24,7 @@ from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.scan import Folder, Scanner
 from syncd.siblings import Committed, Rewrites, Siblings
+from syncd.sqlitefiles import in_peace
 from syncd.units import Unit, digest_of
 
 _NO_LEASE_QUIET = 0.5
@@ -87,6 +88,11 @@ def writer_at(path: Path) -> bool | None:
     A read lease is refused while there is a writer. It is given back at once, so that a writer
     that opens the file in this instant waits for microseconds.
     """
+    with in_peace(path):
+        return _writer_at(path)
+
+
+def _writer_at(path: Path) -> bool | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -123,7 +129,7 @@ class Detector:
         self._exclude = exclude
         self._siblings = Siblings(root, committed)
         self._rewrites = Rewrites(committed)
-        self._manner = Manner(root, clock, exclude)
+        self._manner = Manner(root, settle, clock, exclude)
         self._seen: dict[str, _Seen] = {}
 
     def forget_missing(self, paths: set[str]) -> None:
@@ -163,7 +169,7 @@ class Detector:
             self._rewrites.only_added(unit) or self._siblings.strange(unit, last.younger)
         ):
             last = LastAct(Act.LIKELY, sealed=last.sealed)
-        if last.foreign and self._manner.is_usual(unit, self._settle):
+        if last.foreign and self._manner.is_usual(unit):
             last = LastAct(Act.UNKNOWN)
         if last.act in (Act.MISSING, Act.STALE):
             again = self._settle * _FIRST if last.foreign else None  # another one may come to rest

@@ -324,7 +324,8 @@ class Engine:
             log.warning("retention waits: %s", error)
 
     def _retain_local(self, keep: int) -> None:
-        tree = scan(self.settings.checkpoint_dir, self.settings.exclude)
+        alone = self.settings.rank is None
+        tree = scan(self.settings.checkpoint_dir, self.settings.exclude, joined=alone)
         on_disk = list(units(tree)) if tree else []
         for path in prune_local(self.settings.checkpoint_dir, on_disk, keep, self._in_store):
             log.info("deleted %s on disk: it, or what took its place, is safe in the store", path)

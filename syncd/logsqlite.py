@@ -13,14 +13,15 @@ import math
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
-from syncd.errors import Busy, Changed, Permanent
+from syncd.errors import Busy, Changed, GaveWay, Permanent
 from syncd.filestat import Stat
-from syncd.sqlitefiles import SIDE_FILES
+from syncd.sqlitefiles import SIDE_FILES, in_peace
 
-_STEP = 64
+_STEP = 256
 """Pages that are copied while a lock is held."""
 
 _PATIENCE = 3.0
@@ -34,25 +35,32 @@ _WAL = 2
 """The version for reading, in the head of a database with a write-ahead log."""
 
 
-def snapshot(source: Path, target: Path) -> None:
+def snapshot(source: Path, target: Path, stop: Callable[[], bool] = lambda: False) -> None:
     """Make ``target`` a copy of a database, whole and in one file.
 
     Busy if its writer leaves no moment for that, Changed if it is another one by now; Permanent if
-    there is no room, or if it is no database after all.
+    there is no room, or if it is no database after all; GaveWay once there is to be a ``stop``.
     """
+    with in_peace(source):
+        _snapshot(source, target, stop)
+
+
+def _snapshot(source: Path, target: Path, stop: Callable[[], bool]) -> None:
     _check_room(source, target.parent)
     target.unlink(missing_ok=True)
     try:
         if _needs_a_copy(source):
-            _from_copy(source, target)
+            _from_copy(source, target, stop)
             return
         try:
-            _backup(source, target, "ro")
+            _backup(source, target, "ro", stop)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise Busy(f"{source} is locked by its writer") from None
-            _from_copy(source, target)
+            _from_copy(source, target, stop)
     except sqlite3.DatabaseError as error:
+        if not source.exists():
+            raise Changed(f"{source} vanished while it was copied") from None
         raise Permanent(f"{source} cannot be copied by SQLite: {error}") from None
     except FileNotFoundError:
         raise Changed(f"{source} vanished while it was copied") from None
@@ -64,14 +72,17 @@ def _needs_a_copy(source: Path) -> bool:
     """Whether to open it would make files beside it, which belong to its writer."""
     with source.open("rb") as file:
         head = file.read(20)
-    return head[19:20] == bytes([_WAL]) and not _beside(source, "-wal").exists()
+    beside = (_beside(source, end).exists() for end in ("-wal", "-shm"))
+    return head[19:20] == bytes([_WAL]) and not all(beside)
 
 
-def _backup(source: Path, target: Path, mode: str) -> None:
+def _backup(source: Path, target: Path, mode: str, stop: Callable[[], bool]) -> None:
     least, until = math.inf, time.monotonic() + _PATIENCE
 
     def look(_status: int, remaining: int, _total: int) -> None:
         nonlocal least, until
+        if stop():
+            raise GaveWay(f"the copy of {source} was stopped")
         if remaining < least:  # it begins anew whenever somebody has written
             least, until = remaining, time.monotonic() + _PATIENCE
         elif time.monotonic() > until:
@@ -90,7 +101,7 @@ def _backup(source: Path, target: Path, mode: str) -> None:
         old.backup(new, pages=_STEP, progress=look, sleep=0.01)
 
 
-def _from_copy(source: Path, target: Path) -> None:
+def _from_copy(source: Path, target: Path, stop: Callable[[], bool]) -> None:
     """Copy the files as they are, and let SQLite mend them; Changed if they were not at rest."""
     copy = target.with_name(f"{target.name}.copy")
     try:
@@ -100,7 +111,7 @@ def _from_copy(source: Path, target: Path) -> None:
                 shutil.copyfile(_beside(source, name), _beside(copy, name))
         if _stats(source) != before:
             raise Changed(f"{source} changed while it was copied")
-        _backup(copy, target, "rw")
+        _backup(copy, target, "rw", stop)
     finally:
         for name in ("", *SIDE_FILES):
             _beside(copy, name).unlink(missing_ok=True)

@@ -8,24 +8,27 @@ written anew, the same files each time with a rest in between, will be so the ne
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from syncd.clock import Clock
-from syncd.companions import is_log
+from syncd.companions import is_log, is_step
 from syncd.filestat import Stat
 from syncd.scan import Folder, Scanner
 from syncd.series import series, step_of
 from syncd.siblings import Files, kind_of, kinds
 from syncd.units import Unit
 
-_MOST_FILES = 2000
+_IN_ONE_GO = 0.25
+"""Of SYNCD_SETTLE may lie between two files of a save that is written anew, at most."""
+
+_MOST_FILES = 500
 """Files of one checkpoint that are compared: of larger ones nothing is told."""
 
-_MOST_PATHS = 1000
+_MOST_PATHS = 200
 """Checkpoints that are remembered."""
 
 
@@ -45,8 +48,11 @@ class _Rest:
 class Manner:
     """Remembers how each checkpoint was when it rested last."""
 
-    def __init__(self, root: Path, clock: Clock, exclude: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, root: Path, settle: float, clock: Clock, exclude: tuple[str, ...] = ()
+    ) -> None:
         self._root = root
+        self._settle = settle
         self._clock = clock
         self._exclude = exclude
         self._rests: dict[str, _Rest] = {}
@@ -76,14 +82,14 @@ class Manner:
         known = self._shapes.get(kind_of(unit.path))
         return bool(known) and known == kinds(path for path, _ in unit.files).keys()
 
-    def is_usual(self, unit: Unit, seconds: float) -> bool:
-        """Whether another directory of its series, at rest for so long, has the same kinds of file.
+    def is_usual(self, unit: Unit) -> bool:
+        """Whether another directory of its series that is at rest has the same kinds of file.
 
         Then what they lack is not what this writer writes, though their names are those of one
         that does.
         """
         mine = kinds(path for path, _ in unit.files)
-        before = (self._clock.now() - seconds) * 1e9
+        before = (self._clock.now() - self._settle) * 1e9
         for path in self._others(unit):
             files = self._listed(path)
             if files and kinds(name for name, _ in files).keys() == mine.keys():
@@ -94,8 +100,8 @@ class Manner:
         """Whether between the last two rests the same files were written as before them.
 
         A writer that pauses in the midst of its save is seen to rest there, too: then the files
-        are others each time. One of the largest must be among them, for small ones may be
-        written more often than the others.
+        are others each time, or were not written in one go. One of the largest must be among them,
+        for small ones may be written more often than the others.
         """
         before = self._rests.get(unit.path)
         if before and before.core == unit.core:
@@ -117,6 +123,7 @@ class Manner:
             and before.changed == changed
             and before.files.keys() == files.keys()
             and any(2 * files[path][0] >= most for path in changed)
+            and _longest_gap(files[path][1] for path in changed) <= _IN_ONE_GO * self._settle * 1e9
         )
         self._rests.pop(unit.path, None)
         self._rests[unit.path] = _Rest(unit.core, files, changed, again)
@@ -125,15 +132,18 @@ class Manner:
         return again
 
     def _passed(self, unit: Unit) -> bool:
-        """Whether the next directory of its series was begun after all of this one was written.
+        """Whether the next step's directory was begun some time after this one was last written to.
 
-        And has nothing so far that this one lacks.
+        And has nothing so far that this one lacks. Agents, ranks and layers have numbers, too,
+        and are written side by side: a name must say that it is a step.
         """
-        after = self._next(unit) if not unit.beside else None
+        steps = not unit.beside and is_step(unit.path.rpartition("/")[2])
+        after = self._next(unit) if steps else None
         if after is None:
             return False
         files = self._listed(after)
-        if not files or any(stat.ctime_ns <= unit.changed for _, stat in files):
+        begun = unit.changed + int(self._settle * 1e9)
+        if not files or any(stat.ctime_ns < begun for _, stat in files):
             return False
         mine = kinds(path for path, _ in (*unit.files, *unit.links))
         return kinds(path for path, _ in files).keys() <= mine.keys()
@@ -164,3 +174,9 @@ class Manner:
         )
         files = list(islice(found, _MOST_FILES))
         return files if len(files) < _MOST_FILES else []
+
+
+def _longest_gap(moments: Iterable[int]) -> int:
+    """Between two of these that follow one another; 0 for a single one."""
+    found = sorted(moments)
+    return max((after - before for before, after in pairwise(found)), default=0)

@@ -13,6 +13,7 @@ from syncd.reader import digest_file
 from syncd.records import CommitRecord
 from syncd.scan import scan
 from syncd.series import series
+from syncd.sqlitefiles import in_use, sides_of
 from syncd.units import Unit, units
 
 
@@ -42,7 +43,7 @@ def on_disk(root: Path, record: CommitRecord) -> bool:
         path = root / record.below(entry.path)
         try:
             seen = Stat.of(path.lstat())
-            if seen.size != entry.size:
+            if seen.size != entry.size or (sides_of(path) and in_use(path)):
                 return False
             if seen.mtime_ns != entry.mtime_ns and digest_file(path, seen) != entry.sha256:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from syncd.backlog import Backlog, Look
@@ -31,6 +32,9 @@ Ends = Callable[[], "float | None"]
 _POSTPONE = 30.0
 """Seconds after which a checkpoint that failed by itself is tried again."""
 
+_BUSY_LONG = 300.0
+_BUSY_HINT = "let its writer end its transactions, or use PRAGMA journal_mode=wal"
+
 _UNREADABLE = Permanent(
     "a file or folder in it cannot be read", hint="give the user of syncd read permission"
 )
@@ -38,11 +42,6 @@ _UNREADABLE = Permanent(
 _NOT_UTF8 = Permanent(
     "a file name is not UTF-8",
     hint="object stores take UTF-8 names only: rename it, or add it to SYNCD_EXCLUDE",
-)
-
-_RESTLESS = (
-    "save less often or in one go, or keep what is written all the time elsewhere; what no "
-    "training goes on from belongs in SYNCD_EXCLUDE"
 )
 
 _STALLED = 5.0
@@ -81,6 +80,9 @@ class Pipeline:
         )
         self._given_up: dict[str, tuple[str, str]] = {}
         self._postponed: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
+        """Since when databases were locked each time they were to be copied."""
+
         self._others = Others(clock, health, self._backlog)
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
@@ -214,19 +216,8 @@ class Pipeline:
             self._health.red(f"unreadable {printable(path)}", words, _UNREADABLE.hint)
         self._unreadable = bad
 
-    def _tell_restless(self) -> None:
-        """What is never complete is never safe, and nothing else would say so."""
-        restless = {f"restless {path}": path for path in self._backlog.restless()}
-        for reason in self._health.reasons("restless "):
-            if reason.code not in restless:
-                self._health.green(reason.code)
-        for code, path in restless.items():
-            words = f"{path} has been written to for half an hour and was never complete"
-            if self._health.red(code, words, _RESTLESS):
-                log.warning("%s (%s)", words, _RESTLESS)
-
     def _report(self, look: Look) -> None:
-        self._tell_restless()
+        self._backlog.tell_restless(self._health)
         pending = [Waiting(unit.path, unit.size, "waits for its turn") for unit, _ in look.pending]
         self._health.waiting(pending[::-1], look.incomplete)
 
@@ -258,7 +249,9 @@ class Pipeline:
             asked = self._asking(unit, behind, publisher, ends)
             alone = self._only_logs(unit)
             if self._snapshots:
-                unit, taken = hold_still(self._root, unit, self._snapshots, self._journal)
+                unit, taken = hold_still(
+                    self._root, unit, self._snapshots, self._journal, partial(self._must_stop, ends)
+                )
             self._sending = unit.path, unit.signature
             record = publisher.publish(unit, profile, behind, asked, taken)
         except Changed as change:
@@ -334,6 +327,10 @@ class Pipeline:
 
         return more_urgent
 
+    def _must_stop(self, ends: Ends) -> bool:
+        end = ends()
+        return self.gives_way() or (end is not None and self._clock.monotonic() >= end)
+
     def _tell(self, record: CommitRecord, companion: bool) -> None:
         if not companion:
             self._health.committed(record)
@@ -349,7 +346,10 @@ class Pipeline:
         """It was another one before its transfer ended."""
         log.info("%s: %s; looking again", unit.path, change.message)
         if isinstance(change, Busy):  # each try takes seconds, in which nothing else is sent
-            self._postponed[unit.path] = self._clock.monotonic() + _POSTPONE
+            now = self._clock.monotonic()
+            self._postponed[unit.path] = now + _POSTPONE
+            if now - self._busy.setdefault(unit.path, now) >= _BUSY_LONG:
+                self._health.red(f"skipped {printable(unit.path)}", change.message, _BUSY_HINT)
         elif self._snapshots:
             self._snapshots.changed(unit)
 
@@ -366,6 +366,7 @@ class Pipeline:
         """Nothing is wrong with this checkpoint any more, or it is gone."""
         self._given_up.pop(path, None)
         self._postponed.pop(path, None)
+        self._busy.pop(path, None)
         self._others.forget(path)
         if self._health.green(f"skipped {printable(path)}"):
             log.info("%s: nothing is wrong with it any more", printable(path))

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from syncd.errors import Corrupt, Permanent
+from syncd.sqlitefiles import sides_of
 from syncd.stores.durable import sync_folder
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ REPLACED = ".syncd-replaced"
 """Folder beside a restored checkpoint for what was in its place; no scan looks into it."""
 
 _NOTE = "place.json"
+_SIDES = "sides"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -157,6 +159,7 @@ def take_place(staging: Path, root: Path, note: Note) -> Path | None:
     _write_note(staging, note)
     old: Path | None = None
     try:
+        _take_sides(staging, target)
         if note.beside:
             old = _place_beside(staging, target, note)
         elif not os.path.lexists(target):
@@ -171,7 +174,7 @@ def take_place(staging: Path, root: Path, note: Note) -> Path | None:
         (staging / _NOTE).unlink()  # what comes now must not be ended by another restore
         _undo(staging, target, note)
         raise
-    kept = keep(old, target) if old and note.keep else None
+    kept = _keep(staging, old, target) if old and note.keep else None
     _finish(staging, root, note)
     return kept
 
@@ -210,6 +213,7 @@ def _undo(staging: Path, target: Path, note: Note) -> None:
     content, replaced = staging / "content", staging / "replaced"
     if note.beside:
         content.mkdir(exist_ok=True)
+    _return_sides(staging, target)
     for name in sorted(note.beside, key=target.name.__ne__):
         if not os.path.lexists(content / name):
             target.with_name(name).rename(content / name)
@@ -232,6 +236,33 @@ def _write_note(staging: Path, note: Note) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(staging)
+
+
+def _take_sides(staging: Path, target: Path) -> None:
+    """Take away what SQLite kept beside the database here: it would be taken for the new one's.
+
+    Before the place is taken, and given back where that does not come to pass.
+    """
+    content = staging / "content"
+    if content.is_file() and not content.is_symlink():
+        for side in sides_of(target):
+            if os.path.lexists(side):
+                (staging / _SIDES).mkdir(exist_ok=True)
+                side.rename(staging / _SIDES / side.name)
+
+
+def _return_sides(staging: Path, target: Path) -> None:
+    for side in sides_of(target):
+        if os.path.lexists(staging / _SIDES / side.name) and not os.path.lexists(side):
+            (staging / _SIDES / side.name).rename(side)
+
+
+def _keep(staging: Path, old: Path, target: Path) -> Path:
+    kept = keep(old, target)
+    for side in sides_of(target):
+        with contextlib.suppress(FileNotFoundError):
+            (staging / _SIDES / side.name).rename(f"{kept}{side.name[len(target.name) :]}")
+    return kept
 
 
 def keep(old: Path, target: Path) -> Path:
@@ -322,9 +353,11 @@ def _rescue(leftover: Path, root: Path, note: Note) -> None:
         if not os.path.lexists(target):
             old.rename(target)
         elif note.keep and not os.path.samestat(old.lstat(), target.lstat()):
-            keep(old, target)
+            _keep(leftover, old, target)
     if os.path.lexists(target) and target.lstat().st_ino == note.inode:
         _finish(leftover, root, note)
+    else:
+        _return_sides(leftover, target)
 
 
 def remove(path: Path) -> None:

@@ -24,6 +24,7 @@ from syncd.numbering import STEP
 from syncd.parts import all_parts, all_ranks
 from syncd.records import CommitRecord, Layout
 from syncd.series import is_milestone, series, step_of
+from syncd.sqlitefiles import sides_of
 from syncd.stores.base import ObjectStore, PendingUpload
 from syncd.units import Unit
 
@@ -273,6 +274,8 @@ def _remove(root: Path, unit: Unit) -> None:
         path.unlink(missing_ok=True)  # of files beside each other first the one that names them
         for member, _ in unit.files:
             (root / unit.below(member)).unlink(missing_ok=True)
+        for side in sides_of(path):
+            side.unlink(missing_ok=True)
         return
     aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}")
     path.rename(aside)

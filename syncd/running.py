@@ -6,7 +6,7 @@ A log that grows by a line in three seconds must not make a commit of each line.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,11 +124,15 @@ def at_rest(root: Path, unit: Unit) -> bool:
 
 
 def hold_still(
-    root: Path, unit: Unit, snapshots: Snapshots, journal: Journal
+    root: Path,
+    unit: Unit,
+    snapshots: Snapshots,
+    journal: Journal,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Unit, Snapshot | None]:
     """A checkpoint as it can be sent, with copies of what would not stay as it is meanwhile.
 
-    Changed if it is another revision by now.
+    Changed if it is another revision by now; GaveWay if a copy is to ``stop``.
     """
 
     def is_known(path: str, stat: Stat) -> bool:
@@ -137,7 +141,7 @@ def hold_still(
     running = running_on(root, unit)
     for every in (True, False) if snapshots.is_wanted(unit) else (False,):
         try:
-            held, taken = snapshots.take(unit, is_known, running, every)
+            held, taken = snapshots.take(unit, is_known, running, every, stop)
         except (NoRoom, OSError) as error:
             if not every and running & unit.databases:
                 words = f"no copy of the database in {unit.path} could be made: {error}"

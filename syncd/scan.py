@@ -112,7 +112,7 @@ class Scanner:
                     self._add(found, folder, entry)
         except OSError as error:
             self._cannot(folder.path, folder.path or str(self._root), error)
-        names = [name for name in found.files if name.endswith(sqlitefiles.NAMES)]
+        names = [name for name in found.files if name.endswith(sqlitefiles.ALL)]
         if names and self._joined:
             found.databases.update(sqlitefiles.join(self._root / folder.path, names, found.files))
         return found

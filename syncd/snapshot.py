@@ -81,14 +81,15 @@ class Snapshot:
         self._files[path] = target, Stat.of(target.lstat())
         return Stat.of(seen)
 
-    def add_database(self, path: str, source: Path) -> Stat:
+    def add_database(self, path: str, source: Path, stop: Callable[[], bool]) -> Stat:
         """Copy one member as SQLite has it at one moment; the stat that it had before.
 
-        Busy if its writer leaves no moment for that; Permanent if SQLite cannot read it.
+        GaveWay once there is to be a ``stop``; Busy if its writer leaves no moment; Permanent if
+        SQLite cannot read it.
         """
         target = self._folder / str(len(self._files))
         seen = stat_of(source)
-        copy_database(source, target)
+        copy_database(source, target, stop)
         self._files[path] = target, Stat.of(target.lstat())
         return seen
 
@@ -134,6 +135,7 @@ class Snapshots:
         is_known: Callable[[str, Stat], bool],
         running: frozenset[str],
         every: bool,
+        stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Unit, Snapshot | None]:
         """Copy what will not stay as it is until it is sent; the checkpoint as it is by then.
 
@@ -157,7 +159,7 @@ class Snapshots:
             self._check_room(self._folder, need, self._limit if every else None)
             for path, stat in wanted:
                 if path in unit.databases & running:
-                    files[path] = taken.add_database(path, self._root / unit.below(path))
+                    files[path] = taken.add_database(path, self._root / unit.below(path), stop)
                 elif path in running:
                     files[path] = taken.add_beginning(path, self._root / unit.below(path))
                 else:

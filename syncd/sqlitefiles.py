@@ -7,7 +7,9 @@ file, and ``logsqlite.py`` makes a copy of it that is whole.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from syncd.filestat import Stat
@@ -21,19 +23,51 @@ _WRITTEN = ("-wal", "-journal")
 NAMES = (".db", ".db3", ".sqlite", ".sqlite3")
 """How their names end; there are others that end so."""
 
+_BESIDE = tuple(name + end for name in NAMES for end in SIDE_FILES)
+
+ALL = (*NAMES, *_BESIDE)
+"""How the names of databases end, and of what lies beside them."""
+
 _HEAD = b"SQLite format 3\0"
 
 
+_guard = threading.RLock()
+"""Held while a database is read under SQLite's locks: they are the process's, and all are given up
+when any thread of it closes that file."""
+
+_known: dict[str, tuple[int, bool]] = {}
+_MOST = 10_000
+"""Names that are remembered, with the inode and whether it is a database."""
+
+
+def in_peace(path: Path) -> AbstractContextManager[object]:
+    """To open and close a file by oneself: not while SQLite has it locked."""
+    return _guard if path.name.endswith(NAMES) else nullcontext()
+
+
+def sides_of(path: Path) -> list[Path]:
+    """Where SQLite keeps what lies beside a database of this name; none for other names."""
+    if not path.name.endswith(NAMES):
+        return []
+    return [path.with_name(path.name + end) for end in SIDE_FILES]
+
+
+def is_side(path: str) -> bool:
+    """Whether a name is that of something beside a database."""
+    return path.endswith(_BESIDE)
+
+
 def join(folder: Path, names: Iterable[str], files: dict[str, Stat]) -> set[str]:
-    """Which of ``names`` are databases; what lies beside them is taken out of the ``files``.
+    """Which of ``names`` are databases; what lies beside any is taken out of the ``files``.
 
     The stat of a database is another one whenever its content is, wherever that is written.
     """
-    found = {name for name in names if is_database(folder / name)}
+    found = {n for n in names if n.endswith(NAMES) and is_database(folder / n)}
     for name in found:
-        beside = [files.pop(name + end, None) for end in SIDE_FILES]
-        content = zip(SIDE_FILES, beside, strict=True)
-        files[name] = _joined(files[name], (stat for end, stat in content if end in _WRITTEN))
+        beside = (_stat(side) for side in _sides(folder / name))
+        files[name] = _joined(files[name], beside)
+    for name in filter(is_side, names):
+        del files[name]  # of no use without its database, and no harm where that is not there yet
     return found
 
 
@@ -48,17 +82,24 @@ def in_use(path: Path) -> bool:
 
 
 def is_database(path: Path) -> bool:
-    """Whether a file begins as SQLite's do."""
+    """Whether a file begins as SQLite's do; False if it cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        inode = path.lstat().st_ino
+        known = _known.get(str(path))
+        if known and known == (inode, True):
+            return True
+        with _guard:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                found = os.read(fd, len(_HEAD)) == _HEAD
+            finally:
+                os.close(fd)
     except OSError:
         return False
-    try:
-        return os.read(fd, len(_HEAD)) == _HEAD
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+    _known[str(path)] = inode, found
+    if len(_known) > _MOST:
+        del _known[next(iter(_known))]
+    return found
 
 
 def _sides(path: Path) -> list[Path]:

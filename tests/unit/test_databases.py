@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from syncd import logsqlite
-from syncd.errors import Permanent
+from syncd import logsqlite, place, restore
+from syncd.errors import GaveWay, Permanent
+from syncd.place import REPLACED
+from syncd.restore import Replace
 from syncd.running import Pacer, hold_still
 from syncd.scan import scan
 from syncd.snapshot import Snapshots
-from syncd.units import units
+from syncd.units import Unit, units
 from tests.clocks import FakeClock
 from tests.unit.test_detect import Desk
-from tests.workbench import Machine, restore_newest
+from tests.workbench import LAYOUT, Machine, restore_newest, restorer
 
 MODES = ("wal", "delete", "truncate", "persist")
 
@@ -226,7 +228,7 @@ def test_what_lies_beside_a_database_is_a_part_of_it(tmp_path: Path) -> None:
         tree = scan(tmp_path)
         assert tree
         (unit,) = units(tree)
-        assert [path for path, _ in unit.files] == ["notes.db-wal", "study.db"]
+        assert [path for path, _ in unit.files] == ["study.db"]
         assert unit.databases == {"study.db"}
         apart = scan(tmp_path, joined=False)
         assert apart
@@ -275,3 +277,167 @@ def test_the_longer_it_takes_the_longer_it_rests(tmp_path: Path) -> None:
         due = pacer.until(unit)
         assert due is not None
         assert due - clock.monotonic() == pytest.approx(rest)
+
+
+# -- the way back
+
+
+def crashed(study: Study, root: Path) -> None:
+    """As the files of a database lie there after a power cut."""
+    for path in study.path.parent.iterdir():
+        shutil.copyfile(path, root / path.name)
+
+
+@pytest.mark.parametrize("replace", [Replace.DROP, Replace.KEEP])
+def test_restore_takes_away_what_lay_beside_the_older_one(tmp_path: Path, replace: Replace) -> None:
+    """SQLite would read the log of the one into the other, and say that all is well."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(300)
+        crashed(study, machine.root)
+        (record,) = machine.commit_all()
+        study.connection.execute("DELETE FROM trials")
+        study.add(7)
+        crashed(study, machine.root)
+    restorer(machine.bucket).restore(record, machine.root, replace)
+    assert not list(machine.root.glob("study.db-*"))
+    assert rows(machine.root / "study.db") == 300
+    kept = list(machine.root.glob(f"{REPLACED}/study.db-????????"))
+    assert [rows(path) for path in kept] == ([7] if replace is Replace.KEEP else [])
+
+
+def test_restore_that_fails_gives_back_what_lay_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(300)
+        crashed(study, machine.root)
+        (record,) = machine.commit_all()
+        study.add(7)
+        crashed(study, machine.root)
+
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(place, "_exchange", fails)
+    with pytest.raises(OSError, match="Input"):
+        restorer(machine.bucket).restore(record, machine.root, Replace.DROP)
+    monkeypatch.undo()
+    assert rows(machine.root / "study.db") == 307
+
+
+def test_restore_that_was_killed_before_it_took_the_place_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(300)
+        crashed(study, machine.root)
+        (record,) = machine.commit_all()
+        study.add(7)
+        crashed(study, machine.root)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(place, "_exchange", killed)
+    monkeypatch.setattr(restore, "remove", lambda _path: None)
+    with pytest.raises(Killed):
+        restorer(machine.bucket).restore(record, machine.root, Replace.DROP)
+    monkeypatch.undo()
+    assert not list(machine.root.glob("study.db-wal"))
+    place.clear_staging(machine.root)
+    assert rows(machine.root / "study.db") == 307
+
+
+def test_log_of_a_database_that_was_committed_alone_never_comes_back(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(9)
+        name = "study.db-wal"  # as an older version sent it
+        machine.write("renamed", (study.path.parent / name).read_bytes() * 100)
+        record = machine.publisher.publish(next(iter(units_of(machine.root))), "file", 0)
+        assert record
+        key = machine.bucket / LAYOUT.commit(record.seq)
+        key.write_text(key.read_text().replace('"renamed"', f'"{name}"'))
+        (machine.root / "renamed").unlink()
+        crashed(study, machine.root)
+        machine.commit_all()
+    assert restored(machine, tmp_path / "two") == 9
+
+
+def units_of(root: Path) -> list[Unit]:
+    tree = scan(root)
+    assert tree
+    return list(units(tree))
+
+
+def test_log_without_its_database_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "study.db-wal").write_bytes(b"x" * 100)
+    (tmp_path / "new.db").touch()
+    (tmp_path / "new.db-journal").write_bytes(b"x" * 100)
+    assert [unit.path for unit in units_of(tmp_path)] == ["new.db"]
+
+
+# -- what a fresh review found
+
+
+def test_names_that_are_left_out_change_nothing_for_a_database(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(machine.root / "study.db")
+    with contextlib.closing(study.connection):
+        study.add(9)
+        patterns = ("*-wal", "*-shm", "*-journal")
+        tree, whole = scan(machine.root, patterns), scan(machine.root)
+        assert tree
+        assert whole
+        (left_out,), (unit,) = units(tree), units(whole)
+        assert left_out.signature == unit.signature
+
+
+def test_one_that_is_always_locked_turns_red(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(machine.root / "study.db", "delete")
+    with contextlib.closing(study.connection):
+        study.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        study.add()
+        assert not machine.commit_all()
+        assert not machine.health.reasons("")
+        machine.pipeline._busy["study.db"] -= 300
+        machine.pipeline._postponed.clear()
+        assert not machine.commit_all()
+        (reason,) = machine.health.reasons("")
+        assert "journal_mode=wal" in reason.hint
+    machine.pipeline._postponed.clear()
+    assert machine.commit_all()
+    assert not machine.health.reasons("")
+
+
+def test_a_copy_ends_when_time_is_up(tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.db")
+    with contextlib.closing(study.connection):
+        study.add(1000)
+        with pytest.raises(GaveWay):
+            logsqlite.snapshot(study.path, tmp_path / "copy", lambda: True)
+
+
+def test_nothing_is_written_beside_what_a_crash_left(tmp_path: Path) -> None:
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(10)
+        root = tmp_path / "root"
+        root.mkdir()
+        for name in ("study.db", "study.db-wal"):
+            shutil.copyfile(study.path.with_name(name), root / name)
+    before = {path.name: path.read_bytes() for path in root.iterdir()}
+    logsqlite.snapshot(root / "study.db", tmp_path / "copy")
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == before
+    assert rows(tmp_path / "copy") == 10

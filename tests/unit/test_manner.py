@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from syncd.detect import Detector
 from tests.unit.test_detect import Desk
 
 SETTLE, LONG = 2, 10
@@ -23,9 +25,11 @@ def save(desk: Desk, folder: str, step: int, *names: str) -> None:
 
 
 def test_next_directory_that_was_begun_says_that_this_one_is_finished(desk: Desk) -> None:
-    """As Ray does: saves three seconds apart, of which two are kept."""
+    """As Ray does: saves some time apart, of which two are kept."""
+    desk.detector = Detector(desk.root, settle := 0.05, desk.clock)
     save(desk, "run/checkpoint_000000", 0, "model.bin", "optim.bin")
-    assert not desk.judge_in(3, "run/checkpoint_000000").complete
+    assert not desk.judge_in(1.5 * settle, "run/checkpoint_000000").complete
+    time.sleep(1.5 * settle)  # a ctime cannot be set
     save(desk, "run/checkpoint_000001", 1, "model.bin")
     assert desk.judge("run/checkpoint_000000").complete
     assert not desk.judge("run/checkpoint_000001").complete
@@ -141,3 +145,27 @@ def test_first_of_another_trial_is_alike(desk: Desk) -> None:
     assert not desk.judge_in(SETTLE, "exp/f_561ac_00001/checkpoint_000000").complete
     save(desk, "exp/f_561ac_00001/checkpoint_000000", 1, "optim.bin")
     assert desk.judge_in(SETTLE, "exp/f_561ac_00001/checkpoint_000000").complete
+
+
+def test_pause_in_the_midst_of_a_save_that_is_longer_than_that_between_two(desk: Desk) -> None:
+    """Whatever looks are made: the same files each time, and never those of one save."""
+    for step in range(1, 7):
+        for name, pause in (("actor.bin", SETTLE + 2), ("critic.bin", 1)):
+            save(desk, "run", step, name)
+            when = desk.clock.now() - desk.root.stat().st_ctime
+            desk.date(f"run/{name}", when)
+            assert not desk.judge_in(pause, "run").complete, (step, name)
+
+
+@pytest.mark.parametrize("name", ["agent", "rank", "fold", "layer"])
+def test_what_is_written_side_by_side_are_no_steps(desk: Desk, name: str) -> None:
+    for number in range(3):
+        save(desk, f"run/{name}_{number}", 1, "policy.bin", "args.bin")
+    for number in range(3):
+        assert not desk.judge_in(SETTLE, f"run/{name}_{number}").complete
+
+
+def test_step_that_was_begun_at_the_same_time_says_nothing(desk: Desk) -> None:
+    for number in range(2):
+        save(desk, f"run/step_{number}", 1, "policy.bin", "args.bin")
+    assert not desk.judge_in(SETTLE, "run/step_0").complete
