@@ -211,7 +211,7 @@ def set_in_place(disk: Disk, content: Content) -> Units:
 def numbered_sets(disk: Disk, content: Content) -> Units:
     """A directory of raw files for each step, without a marker; of the directories two are kept."""
     folder = f"exp/checkpoint_{content.save:06}"
-    paths = [f"{folder}/model.bin", f"{folder}/optimizer.bin"]
+    paths = [f"{folder}/weights.bin", f"{folder}/moments.bin"]
     for path in paths:
         disk.write(path, content.body(path, 0.5))
     disk.remove(f"exp/checkpoint_{content.save - 2:06}")
