@@ -30,14 +30,13 @@ ALL = (*NAMES, *_BESIDE)
 
 _HEAD = b"SQLite format 3\0"
 
-
 _guard = threading.RLock()
 """Held while a database is read under SQLite's locks: they are the process's, and all are given up
 when any thread of it closes that file."""
 
-_known: dict[str, tuple[int, bool]] = {}
+_known: dict[str, int] = {}
 _MOST = 10_000
-"""Names that are remembered, with the inode and whether it is a database."""
+"""Databases that are remembered by their paths and inodes: they are not opened again."""
 
 
 def in_peace(path: Path) -> AbstractContextManager[object]:
@@ -85,21 +84,21 @@ def is_database(path: Path) -> bool:
     """Whether a file begins as SQLite's do; False if it cannot be read."""
     try:
         inode = path.lstat().st_ino
-        known = _known.get(str(path))
-        if known and known == (inode, True):
-            return True
         with _guard:
+            if _known.get(str(path)) == inode:
+                return True
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 found = os.read(fd, len(_HEAD)) == _HEAD
             finally:
                 os.close(fd)
+            if found:
+                _known[str(path)] = inode
+                if len(_known) > _MOST:
+                    del _known[next(iter(_known))]
+            return found
     except OSError:
         return False
-    _known[str(path)] = inode, found
-    if len(_known) > _MOST:
-        del _known[next(iter(_known))]
-    return found
 
 
 def _sides(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import pytest
 from syncd import logsqlite, place, restore
 from syncd.errors import GaveWay, Permanent
 from syncd.place import REPLACED
+from syncd.records import CommitRecord
 from syncd.restore import Replace
 from syncd.running import Pacer, hold_still
 from syncd.scan import scan
@@ -288,6 +289,19 @@ def crashed(study: Study, root: Path) -> None:
         shutil.copyfile(path, root / path.name)
 
 
+def committed_and_crashed(tmp_path: Path) -> tuple[Machine, CommitRecord]:
+    """A machine whose database had 300 rows when it was committed, and has 307, 7 in its log."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    study = Study(tmp_path / "three/study.db")
+    with contextlib.closing(study.connection):
+        study.add(300)
+        crashed(study, machine.root)
+        (record,) = machine.commit_all()
+        study.add(7)
+        crashed(study, machine.root)
+    return machine, record
+
+
 @pytest.mark.parametrize("replace", [Replace.DROP, Replace.KEEP])
 def test_restore_takes_away_what_lay_beside_the_older_one(tmp_path: Path, replace: Replace) -> None:
     """SQLite would read the log of the one into the other, and say that all is well."""
@@ -310,14 +324,7 @@ def test_restore_takes_away_what_lay_beside_the_older_one(tmp_path: Path, replac
 def test_restore_that_fails_gives_back_what_lay_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
-    study = Study(tmp_path / "three/study.db")
-    with contextlib.closing(study.connection):
-        study.add(300)
-        crashed(study, machine.root)
-        (record,) = machine.commit_all()
-        study.add(7)
-        crashed(study, machine.root)
+    machine, record = committed_and_crashed(tmp_path)
 
     def fails(*_: object) -> None:
         raise OSError(5, "Input/output error")
@@ -332,14 +339,7 @@ def test_restore_that_fails_gives_back_what_lay_beside_it(
 def test_restore_that_was_killed_before_it_took_the_place_gives_it_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
-    study = Study(tmp_path / "three/study.db")
-    with contextlib.closing(study.connection):
-        study.add(300)
-        crashed(study, machine.root)
-        (record,) = machine.commit_all()
-        study.add(7)
-        crashed(study, machine.root)
+    machine, record = committed_and_crashed(tmp_path)
 
     class Killed(BaseException):
         pass
