@@ -78,7 +78,9 @@ def test_the_same_upload_goes_on_with_new_credentials(tmp_path: Path, server: Se
         wait_until(lambda: "goes on" in one.log(), one.log)
         ((after, _),) = uploads(client, "tokens").items()
         assert after == before
-        assert f"goes on: {parts} parts are there" in one.log()
+        # the answer to its last part may have died with the first server
+        known = (f"goes on: {count} parts are there" for count in (parts, parts - 1))
+        assert any(words in one.log() for words in known)
         wait_until(one.has_committed("run/gen-000005"), one.log)
         assert uploads(client, "tokens") == {}
         assert one.syncd("verify").returncode == 0
