@@ -10,27 +10,22 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 
-from syncd.stores.base import Buffer
-from syncd.stores.http1 import Answer, Connection, Pool, Strange, request_head
+from syncd.stores.exchange import Exchange, Request, is_fine
+from syncd.stores.http1 import Answer, Strange, request_head
 from syncd.stores.s3sign import UNSIGNED, Signer
 
-_BODY_LIMIT = 64 * 1024 * 1024
-_ERROR_LIMIT = 1024 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 """What Amazon says of a bucket in another region than the one that was asked."""
 
 _SIGNED = 1024 * 1024
 """Bytes of the largest body that is hashed for its signature where there is no TLS."""
-
-IN_FLIGHT = 64
-"""Small objects under way at a time; fewer where the store answers at once."""
 
 
 class Refused(Exception):
@@ -136,14 +131,14 @@ _ANSWERED = {
 class Lean:
     """Speaks to one bucket over kept-alive connections."""
 
-    def __init__(self, pool: Pool, signer: Signer, base: str, tls: bool) -> None:
+    def __init__(self, exchange: Exchange, signer: Signer, base: str, tls: bool) -> None:
         """``base`` is the path of the bucket, escaped by nobody yet, without a slash at its end.
 
         A large body is not hashed once more for its signature: its checksum is in a signed header,
         over TLS nobody can change either, and a restore proves it by its SHA-256, which is in the
         commit record: that is small, and signed.
         """
-        self._pool = pool
+        self._exchange = exchange
         self._signer = signer
         self._base = base
         self._tls = tls
@@ -155,18 +150,19 @@ class Lean:
 
     def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Make a request. Refused, OSError, or Strange where only the SDK knows what to do."""
-        head, body = self._request(operation, parameters)
-        connection = self._pool.take()
+        request = self._request(operation, parameters)
+        if operation != "get_object":
+            has_body = _OPERATIONS[operation].method != "HEAD"
+            return _judge(operation, *self._exchange.make(request, has_body))
+        answer, body = self._exchange.stream(request)
+        if isinstance(body, bytes):
+            return _judge(operation, answer, body)
         try:
-            connection.send(head, body)
-            answer = connection.receive(_OPERATIONS[operation].method != "HEAD")
-            if operation == "get_object" and answer.status in (200, 206):
-                return self._stream(answer, connection)
-            found = self._take_body(answer, connection)
+            found = _understand(operation, answer, b"")
         except BaseException:
-            connection.close()
+            body.close()
             raise
-        return _judge(operation, answer, found)
+        return {**found, "ContentLength": body.length, "Body": body}
 
     def each(
         self, operation: str, requests: Iterable[Mapping[str, Any]]
@@ -174,41 +170,18 @@ class Lean:
         """Make many requests, many in flight; what became of each, in their order.
 
         The content of an object comes whole, as ``Data``.
-
-        A connection that has answered is used again, so there are as many as the store's delay
-        makes worth while.
         """
-        flying: deque[Connection | Exception] = deque()
-        for parameters in requests:
-            while flying and (len(flying) >= IN_FLIGHT or _is_ready(flying[0])):
-                yield self._settle(operation, flying.popleft())
+        wanted = (partial(self._request, operation, parameters) for parameters in requests)
+        for outcome in self._exchange.each(wanted):
+            if isinstance(outcome, Exception):
+                yield outcome
+                continue
             try:
-                connection = self._pool.take()
-                connection.send(*self._request(operation, parameters))
-            except Exception as error:  # noqa: BLE001 - of the SDK too, which renews its keys
-                flying.append(error)
-            else:
-                flying.append(connection)
-        while flying:
-            yield self._settle(operation, flying.popleft())
+                yield _judge(operation, *outcome)
+            except (Refused, Strange) as error:
+                yield error
 
-    def _settle(
-        self, operation: str, connection: Connection | Exception
-    ) -> dict[str, Any] | Exception:
-        if isinstance(connection, Exception):
-            return connection
-        try:
-            answer = connection.receive()
-            found = self._take_body(answer, connection)
-        except (OSError, Strange) as error:
-            connection.close()
-            return error
-        try:
-            return _judge(operation, answer, found)
-        except (Refused, Strange) as error:
-            return error
-
-    def _request(self, operation: str, parameters: Mapping[str, Any]) -> tuple[bytes, Buffer]:
+    def _request(self, operation: str, parameters: Mapping[str, Any]) -> Request:
         method, query, *_ = _OPERATIONS[operation]
         asked = dict(query)
         headers = {}
@@ -238,63 +211,16 @@ class Lean:
             signed["content-length"] = str(len(body))
         return request_head(method, target, signed), body
 
-    def _take_body(self, answer: Answer, connection: Connection) -> bytes:
-        """Read the answer to its end, and give the connection back: from then on it is others'."""
-        body = connection.body(answer, _BODY_LIMIT if _is_fine(answer) else _ERROR_LIMIT)
-        if answer.keeps:
-            self._pool.give(connection)
-        else:
-            connection.close()
-        return body
-
-    def _stream(self, answer: Answer, connection: Connection) -> dict[str, Any]:
-        if answer.length is None or "content-encoding" in answer.headers:
-            raise Strange("the length of the object is not told")
-        found = _understand("get_object", answer, b"")
-        found["ContentLength"] = answer.length
-        found["Body"] = _Body(answer.length, connection, self._pool if answer.keeps else None)
-        return found
-
     def close(self) -> None:
         """Let go of the connections."""
-        self._pool.close()
-
-
-class _Body:
-    """The bytes of an object, as they come; as the SDK's StreamingBody."""
-
-    def __init__(self, left: int, connection: Connection, pool: Pool | None) -> None:
-        self._left = left
-        self._connection = connection
-        self._pool = pool
-
-    def read(self, count: int) -> bytes | bytearray:
-        count = min(count, self._left)
-        chunk = self._connection.read(count) if count else b""
-        self._left -= count
-        return chunk
-
-    def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool and not self._left:
-            pool.give(self._connection)
-        else:
-            self._connection.close()
-
-
-def _is_ready(connection: Connection | Exception) -> bool:
-    return isinstance(connection, Exception) or connection.ready
-
-
-def _is_fine(answer: Answer) -> bool:
-    return 200 <= answer.status < 300
+        self._exchange.close()
 
 
 def _judge(operation: str, answer: Answer, body: bytes) -> dict[str, Any]:
     """What the answer says; Refused, or Strange where only the SDK knows what to do."""
     if answer.status in _REDIRECTS:
         raise Strange("the store is elsewhere")
-    if not _is_fine(answer):
+    if not is_fine(answer):
         refused = Refused(answer.status, answer.headers, body)
         if refused.response["Error"]["Code"] in _ELSEWHERE:
             raise Strange("the store is in another region, which the SDK finds")

@@ -10,23 +10,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from syncd.errors import NeedsOperator
-from syncd.stores.http1 import Address, Pool
-from syncd.stores.s3lean import IN_FLIGHT, Lean
+from syncd.stores.exchange import connect_to
+from syncd.stores.s3lean import Lean
 from syncd.stores.s3sign import Keys, Signer
-from syncd.stores.wire import CONNECT_TIMEOUT, CONNECTIONS, READ_TIMEOUT
 
 VIRTUAL_HOSTS = ("amazonaws.com", "aliyuncs.com", "myqcloud.com", "volces.com")
 """Where the bucket must be part of the host name; everywhere else a path is safer."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
-_PORTS = {"http": 80, "https": 443}
 
 
 def check_installed() -> None:
@@ -84,42 +81,8 @@ def beside(client: Any, session: Any, bucket: str, environ: Mapping[str, str]) -
 def _open(
     bucket: str, url: SplitResult, base: str, keys: Callable[[], Keys], region: str, bundle: str
 ) -> Lean | None:
-    host = url.hostname or ""
-    if url.scheme not in _PORTS or not _BUCKET.fullmatch(bucket) or _has_proxy(url.scheme, host):
+    found = connect_to(url, bundle) if _BUCKET.fullmatch(bucket) else None
+    if found is None:
         return None
-    try:
-        port = url.port or _PORTS[url.scheme]
-        host.encode("ascii")
-    except ValueError:
-        return None
-    tls = _trust(bundle) if url.scheme == "https" else None
-    pool = Pool(Address(host, port, tls), CONNECT_TIMEOUT, READ_TIMEOUT, CONNECTIONS + IN_FLIGHT)
-    name = f"[{host}]" if ":" in host else host
-    shown = name if port == _PORTS[url.scheme] else f"{name}:{port}"
-    return Lean(pool, Signer(keys, region, shown), base, tls is not None)
-
-
-def _trust(bundle: str) -> ssl.SSLContext:
-    """The authorities that the SDK trusts."""
-    bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE", "") or _bundled()
-    if Path(bundle).is_dir():
-        return ssl.create_default_context(capath=bundle)
-    return ssl.create_default_context(cafile=bundle or None)
-
-
-def _bundled() -> str:
-    for package in ("certifi", "botocore"):
-        found = importlib.util.find_spec(package)
-        path = Path(found.origin).with_name("cacert.pem") if found and found.origin else None
-        if path and path.exists():
-            return str(path)
-    return ""
-
-
-def _has_proxy(scheme: str, host: str) -> bool:
-    names = (f"{scheme}_proxy", "all_proxy")
-    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in names):
-        return False
-    from urllib.request import proxy_bypass
-
-    return not proxy_bypass(host)
+    exchange, host = found
+    return Lean(exchange, Signer(keys, region, host), base, url.scheme == "https")

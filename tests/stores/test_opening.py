@@ -199,5 +199,5 @@ def test_amazon_is_asked_in_the_buckets_own_region(bucket: str, host: str) -> No
     """Its global endpoint knows nothing of the regions that came after 2019."""
     keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "af-south-1"}
     store: Any = open_store("s3", bucket, keys)
-    assert store._road()._pool._address.host == host
+    assert store._road()._exchange._pool._address.host == host
     store.close()
