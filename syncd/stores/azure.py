@@ -1,58 +1,49 @@
-"""Azure Blob Storage: a container of block blobs."""
+"""Azure Blob Storage: a container of block blobs.
+
+Requests go by the lean road (``azurelean``) where that knows the way, else by the SDK, which is
+only loaded then.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import secrets
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from syncd.errors import Conflict, Corrupt, NeedsOperator, NotFound, Permanent, Transient
+from syncd.errors import (
+    Conflict,
+    Corrupt,
+    NeedsOperator,
+    NotFound,
+    Permanent,
+    StoreError,
+    Transient,
+)
+from syncd.stores import azureappend, azurelean
+from syncd.stores.azureerrors import status_of, translate
+from syncd.stores.azurelean import Blobs
 from syncd.stores.base import (
+    Body,
     Buffer,
     Capabilities,
     Condition,
-    IfAbsent,
-    IfVersion,
     ObjectInfo,
     PendingUpload,
     SideBySide,
 )
-from syncd.stores.wire import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    checked_key,
-    enlarge,
-    quiet,
-    side_by_side,
-)
-
-try:
-    import requests
-    from azure.core import MatchConditions
-    from azure.core.exceptions import AzureError
-    from azure.core.pipeline.transport import RequestsTransport
-    from azure.storage.blob import BlobBlock, ContainerClient
-
-    from syncd.stores import azureappend
-    from syncd.stores.azureerrors import status_of, translate
-except ImportError as missing:
-    raise NeedsOperator(
-        "azure-storage-blob is not installed", hint="pip install 'syncd[azure]'"
-    ) from missing
+from syncd.stores.http1 import Strange
+from syncd.stores.wire import checked_key, side_by_side
 
 _T = TypeVar("_T")
-_FAILURES = (AzureError, requests.RequestException, OSError, ValueError)
-
-_RANGE = 4 * CHUNK
-"""The SDK holds one answer in memory whole, so what it asks for at once is kept small."""
 
 _ID_BYTES = 4
 """Of an upload's id; names of blocks have 23 characters, as many as those of logs."""
 
-_LARGEST_PUT = 5000 * 1024 * 1024
 _COPY_STALLS = 120.0
 """Seconds without progress after which a copy on the server is given up."""
 
@@ -63,7 +54,7 @@ class AzureStore(SideBySide):
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; the account and its key are in AZURE_STORAGE_CONNECTION_STRING."""
         super().__init__()
-        quiet("azure", "urllib3")
+        _check_installed()
         self.name = f"azure://{bucket}"
         self.capabilities = Capabilities(
             conditional_copy=True,
@@ -75,61 +66,66 @@ class AzureStore(SideBySide):
             copy_range=azureappend.RANGE,
         )
         self.blocks = azureappend.BlockLists()
-        connection = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
-        if not connection:
+        self._bucket = bucket
+        self._connection = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
+        if not self._connection:
             raise NeedsOperator(
                 "AZURE_STORAGE_CONNECTION_STRING is not set",
                 hint="copy it from the storage account's page 'Access keys'",
             )
-        session = requests.Session()
-        enlarge(session)
         try:
-            self._container = ContainerClient.from_connection_string(
-                connection,
-                bucket,
-                # its default of 4 KiB takes more CPU than all else of a restore
-                transport=RequestsTransport(session=session, connection_data_block_size=CHUNK),
-                retry_total=0,
-                connection_timeout=CONNECT_TIMEOUT,
-                read_timeout=READ_TIMEOUT,
-                max_single_put_size=_LARGEST_PUT,
-                max_single_get_size=_RANGE,
-                max_chunk_get_size=_RANGE,
-            )
-        except (AzureError, ValueError):
-            raise NeedsOperator(  # the SDK's own words may quote the string
-                "AZURE_STORAGE_CONNECTION_STRING or CLOUD_BUCKET cannot be used",
-                hint="copy the whole string again from the storage account's page 'Access keys'",
-            ) from None
+            self._lean = azurelean.told(bucket, self._connection)
+        except OSError as error:  # of the authorities that TLS is to trust
+            raise translate(error, "opening the store") from None
+        self._sdk: Blobs | None = None
+        if self._lean is None:
+            self._open()
 
-    def ask(self, what: str, request: Callable[[], _T]) -> _T:
-        """Make a request; what the SDK raises becomes an error of this package."""
+    def _open(self) -> Blobs:
+        from syncd.stores import azuresdk
+
+        if self._sdk is None:  # a second one, of two threads, is let go of
+            self._sdk = azuresdk.Sdk(self._bucket, self._connection)
+        return self._sdk
+
+    def ask(self, what: str, request: Callable[[Blobs], _T]) -> _T:
+        """Make a request by the road that knows the way; its error becomes one of this package."""
         try:
-            return request()
-        except _FAILURES as error:
+            if self._lean:
+                with contextlib.suppress(Strange):
+                    return request(self._lean)
+                self._only_sdk()
+            return request(self._open())
+        except _failures() as error:
             raise translate(error, what) from error
 
-    def blob(self, key: str) -> Any:
-        """The SDK's client of one blob."""
-        return self._container.get_blob_client(checked_key(key))
+    def _only_sdk(self) -> None:
+        self._lean = None
 
     # -- writing
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. One Put Blob, whose MD5 the server verifies."""
-        body = data if isinstance(data, bytes) else bytes(data)
-        answer = self.ask(
-            f"putting {key}",
-            lambda: self.blob(key).upload_blob(
-                body,
-                length=len(body),
-                overwrite=not isinstance(condition, IfAbsent),
-                validate_content=True,
-                max_concurrency=1,
-                **(conditions(condition) if isinstance(condition, IfVersion) else {}),
-            ),
-        )
-        return _info(key, len(body), answer)
+        checked_key(key)
+        made = self.ask(f"putting {key}", lambda blobs: blobs.put_blob(key, data, condition))
+        return ObjectInfo(key, len(data), *made)
+
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
+        """See ObjectStore."""
+        lean = self._lean
+        if lean is None:
+            yield from super().put_each(bodies)
+            return
+        sent = deque[Body]()
+        for answer in lean.put_each(_noted(bodies, sent)):
+            body = sent.popleft()
+            if isinstance(answer, Strange):
+                self._only_sdk()
+                yield from super().put_each([body])
+            elif isinstance(answer, Exception):
+                yield translate(answer, f"putting {body.key}")
+            else:
+                yield ObjectInfo(body.key, len(body.data), *answer)
 
     def start_upload(self, key: str, size: int, copies: bool = False) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
@@ -147,11 +143,23 @@ class AzureStore(SideBySide):
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore."""
         del aside
-        bound = conditions(IfVersion(base.version))
-        answer = azureappend.commit_longer(self, key, base, tail, bound)
-        return _info(key, base.size + len(tail), answer)
+        made = azureappend.commit_longer(self, checked_key(key), base, tail)
+        return ObjectInfo(key, base.size + len(tail), *made)
 
     # -- reading
+
+    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
+        """See ObjectStore."""
+        waiting, lean = list(wanted), self._lean
+        if lean is None:
+            yield from super().read_each(waiting)
+            return
+        asked = ((checked_key(key), length) for key, length in waiting)
+        for one, answer in zip(waiting, lean.read_each(asked), strict=True):
+            if isinstance(answer, Exception):
+                yield from super().read_each([one])  # for whatever is wrong with it
+            else:
+                yield answer
 
     def read(
         self, key: str, start: int = 0, length: int | None = None, version: str | None = None
@@ -159,71 +167,76 @@ class AzureStore(SideBySide):
         """See ObjectStore."""
         if length is not None and length <= 0:
             return
-        pinned = conditions(IfVersion(version) if version else None)
-        what, sent = f"reading {key}", 0
+        checked_key(key)
+        what = f"reading {key}"
         try:
-            download = self.blob(key).download_blob(
-                start or None if length is None else start, length, max_concurrency=1, **pinned
-            )
-            for chunk in download.chunks():
-                sent += len(chunk)
-                yield chunk
-        except _FAILURES as error:
-            if status_of(error) == 416:
+            left, chunks = self.ask(what, lambda blobs: blobs.read(key, start, length, version))
+        except StoreError as error:
+            if status_of(error.__cause__) == 416:
                 return  # from the very end of a blob there is nothing to read
+            raise
+        try:
+            for chunk in chunks:
+                left -= len(chunk)
+                yield chunk
+        except _failures() as error:
             raise translate(error, what) from error
-        if sent != download.size:
-            raise Transient(f"{key} broke off {download.size - sent} bytes before its end")
+        if left:
+            raise Transient(f"{key} broke off {left} bytes before its end")
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        found = self.ask(f"looking at {key}", self.blob(key).get_blob_properties)
-        return _info(key, found["size"], found)
+        checked_key(key)
+        found = self.ask(f"looking at {key}", lambda blobs: blobs.head(key))
+        return ObjectInfo(key, found.size, *found.stamp)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
+        lean, some = self._lean, False
         try:
-            found = self._container.list_blobs(prefix or None, include=["metadata"])
-            for blob in found:
-                if (blob.metadata or {}).get("hdi_isfolder") != "true":  # of a Data Lake account
-                    yield _info(blob.name, blob.size, {**blob})
-        except _FAILURES as error:
+            if lean:
+                for info in lean.list(prefix):
+                    some = True
+                    yield info
+                return
+        except Strange:
+            self._only_sdk()
+            if some:
+                raise Transient(f"listing {self.name}: a page is not understood") from None
+        except _failures() as error:
+            raise translate(error, f"listing {self.name}") from error
+        try:
+            yield from self._open().list(prefix)
+        except _failures() as error:
             raise translate(error, f"listing {self.name}") from error
 
     # -- copying and deleting
 
     def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. Within an account the server copies at once, and all or nothing."""
-        found, what = self.head(source), f"copying {source} to {target}"
-        blob = self.blob(target)
-        started = self.ask(
-            what,
-            lambda: blob.start_copy_from_url(
-                self.blob(source).url,
-                source_etag=f'"{found.version}"',
-                source_match_condition=MatchConditions.IfNotModified,
-                **conditions(condition),
-            ),
+        found, what = self.head(source), f"copying {source} to {checked_key(target)}"
+        copy_id, status = self.ask(
+            what, lambda blobs: blobs.start_copy(source, found.version, target, condition)
         )
-        if started["copy_status"] != "success":
-            self._await_copy(blob, started["copy_id"], what)
+        if status != "success":
+            self._await_copy(target, copy_id, what)
         return self.head(target)
 
-    def _await_copy(self, blob: Any, copy_id: str, what: str) -> None:
-        progress, moved = "", time.monotonic()
+    def _await_copy(self, target: str, copy_id: str, what: str) -> None:
+        known, moved = "", time.monotonic()
         while True:
-            state = self.ask(what, blob.get_blob_properties)["copy"]
-            if state["id"] != copy_id:
+            found_id, status, progress = self.ask(what, lambda blobs: blobs.head(target)).copy
+            if found_id != copy_id:
                 raise Conflict(f"{what}: somebody else has replaced it")
-            if state["status"] == "success":
+            if status == "success":
                 return
-            if state["status"] != "pending":
-                raise Transient(f"{what}: the server gave it up ({state['status']})")
-            if state["progress"] != progress:
-                progress, moved = state["progress"], time.monotonic()
+            if status != "pending":
+                raise Transient(f"{what}: the server gave it up ({status})")
+            if progress != known:
+                known, moved = progress, time.monotonic()
             elif time.monotonic() - moved > _COPY_STALLS:
-                with contextlib.suppress(*_FAILURES):
-                    blob.abort_copy(copy_id)
+                with contextlib.suppress(StoreError):
+                    self.ask(what, lambda blobs: blobs.abort_copy(target, copy_id))
                 raise Transient(f"{what}: the server makes no progress")
             time.sleep(0.5)
 
@@ -232,9 +245,9 @@ class AzureStore(SideBySide):
         side_by_side(keys, self._delete)
 
     def _delete(self, key: str) -> None:
-        delete = self.blob(key).delete_blob
+        checked_key(key)
         with contextlib.suppress(NotFound):
-            self.ask(f"deleting {key}", lambda: delete(delete_snapshots="include"))
+            self.ask(f"deleting {key}", lambda blobs: blobs.delete(key))
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore: none. Blocks that are never committed cost nothing after a week."""
@@ -246,7 +259,9 @@ class AzureStore(SideBySide):
 
     def close(self) -> None:
         """See ObjectStore."""
-        self._container.close()
+        for road in (self._lean, self._sdk):
+            if road:
+                road.close()
 
 
 class AzureUpload:
@@ -263,7 +278,6 @@ class AzureUpload:
         self.id = upload_id
         self._store = store
         self._size = size
-        self._blob = store.blob(key)
         self._tags: dict[int, str] = {}
         self._lengths: dict[int, int] = {}
         self._there: dict[str, int] = {}
@@ -275,13 +289,12 @@ class AzureUpload:
         if len(self.id) != 2 * _ID_BYTES:
             raise NotFound(f"the upload of {self.key} is of an earlier version of syncd")
         self._known = tags
-        committed, waiting = self._store.ask(
-            f"listing the blocks of {self.key}", lambda: self._blob.get_block_list("all")
+        committed, self._there = self._store.ask(
+            f"listing the blocks of {self.key}", lambda blobs: blobs.block_list(self.key)
         )
-        self._there = {str(block.id): block.size for block in waiting}
         if any(name.startswith(self.id) for name in self._there):
             return
-        self._there = {str(block.id): block.size for block in committed}
+        self._there = committed
         ours = all(name.startswith(self.id) for name in self._there)
         if not ours or sum(self._there.values()) != self._size:
             raise NotFound(f"the blocks of {self.key} are gone")
@@ -308,27 +321,23 @@ class AzureUpload:
 
     def copy(self, number: int, source: ObjectInfo, start: int, length: int) -> str:
         """See Upload. The version of the source is not looked at."""
-        address = azureappend.readable(self._store.blob(source.key))
         tag = f"c{secrets.token_hex(4)}"
+        name = self._name(number, tag)
         self._store.ask(
             f"copying part {number} of {self.key}",
-            lambda: self._blob.stage_block_from_url(
-                self._name(number, tag), address, start, length
-            ),
+            lambda blobs: blobs.put_block_from(self.key, name, source.key, start, length),
         )
         return self._came(number, tag, length)
 
     def send(self, number: int, data: Buffer) -> str:
         """See Upload."""
-        body = data if isinstance(data, bytes) else bytes(data)
-        tag = f"s{len(body):08x}"
+        tag = f"s{len(data):08x}"
+        name = self._name(number, tag)
         self._store.ask(
             f"sending part {number} of {self.key}",
-            lambda: self._blob.stage_block(
-                self._name(number, tag), body, length=len(body), validate_content=True
-            ),
+            lambda blobs: blobs.put_block(self.key, name, data),
         )
-        return self._came(number, tag, len(body))
+        return self._came(number, tag, len(data))
 
     def finish(self, condition: Condition = None) -> ObjectInfo:
         """See Upload."""
@@ -337,14 +346,12 @@ class AzureUpload:
             raise Permanent(f"{self.key}: {total} bytes were sent instead of {self._size}")
         if self._made:
             return self._made
-        blocks = [
-            BlobBlock(self._name(number, self._tags[number])) for number in sorted(self._tags)
-        ]
-        answer = self._store.ask(
+        blocks = [self._name(number, self._tags[number]) for number in sorted(self._tags)]
+        stamp = self._store.ask(
             f"finishing {self.key}",
-            lambda: self._blob.commit_block_list(blocks, **conditions(condition)),
+            lambda blobs: blobs.put_block_list(self.key, blocks, condition),
         )
-        made = _info(self.key, total, answer)
+        made = ObjectInfo(self.key, total, *stamp)
         if any(tag.startswith("c") for tag in self._tags.values()):
             found = self._store.head(self.key)
             if found.version == made.version and found.size != total:
@@ -358,18 +365,26 @@ class AzureUpload:
         """See Upload: nothing is held here."""
 
 
-def conditions(condition: Condition) -> dict[str, Any]:
-    """The parameters of a request that make it conditional."""
-    if isinstance(condition, IfVersion):
-        return {
-            "etag": f'"{condition.version}"',
-            "match_condition": MatchConditions.IfNotModified,
-        }
-    if isinstance(condition, IfAbsent):
-        return {"match_condition": MatchConditions.IfMissing}
-    return {}
+def _noted(bodies: Iterable[Body], sent: deque[Body]) -> Iterator[Body]:
+    for body in bodies:
+        sent.append(body)
+        checked_key(body.key)
+        yield body
 
 
-def _info(key: str, size: int, answer: Mapping[str, Any]) -> ObjectInfo:
-    version = str(answer["etag"]).strip('"')
-    return ObjectInfo(key, size, version, answer["last_modified"].timestamp())
+def _check_installed() -> None:
+    """NeedsOperator unless the SDK can be loaded, without loading it."""
+    try:
+        there = importlib.util.find_spec("azure.storage.blob") is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise NeedsOperator(
+            "azure-storage-blob is not installed", hint="pip install 'syncd[azure]'"
+        )
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a request can raise; of the SDK, only if it was loaded."""
+    sdk = sys.modules.get("syncd.stores.azuresdk")
+    return (azurelean.Refused, OSError, ValueError, *(sdk.FAILURES if sdk else ()))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from azure.storage.blob import BlobBlock, BlobSasPermissions, generate_blob_sas
+from typing import TYPE_CHECKING
 
 from syncd.errors import Conflict, NotFound, Permanent
-from syncd.stores.base import Buffer, ObjectInfo
+from syncd.stores.azurelean import Blobs, Stamp
+from syncd.stores.base import Buffer, IfVersion, ObjectInfo
 
 if TYPE_CHECKING:
     from syncd.stores.azure import AzureStore
@@ -54,74 +52,54 @@ class BlockLists:
                 self._lists.popitem(last=False)
 
 
-def commit_longer(
-    store: AzureStore, key: str, base: ObjectInfo, tail: Buffer, wanted: dict[str, Any]
-) -> Any:
-    """See ObjectStore.append; the server's answer. ``wanted`` binds it to the base's version.
+def commit_longer(store: AzureStore, key: str, base: ObjectInfo, tail: Buffer) -> Stamp:
+    """See ObjectStore.append; what was made, on the condition that the base is there.
 
     The list, and what is copied from the blob to itself, can only be those of the base: else
     the commit is refused, as a version never comes back.
     """
-    blob, body = store.blob(key), tail if isinstance(tail, bytes) else bytes(tail)
     try:
         ids = store.blocks.find(key, base.version)
         if ids is None:
-            ids = _listed(store, blob, key, base)
+            ids = _listed(store, key, base)
         block = _new_id(len(ids[0]) if ids else 0)
-        store.ask(
-            f"sending the tail of {key}",
-            lambda: blob.stage_block(block, body, length=len(body), validate_content=True),
-        )
-        longer = [*ids, block]
-        answer = store.ask(
-            f"appending to {key}",
-            lambda: blob.commit_block_list([BlobBlock(name) for name in longer], **wanted),
+        store.ask(f"sending the tail of {key}", lambda blobs: blobs.put_block(key, block, tail))
+        longer, wanted = [*ids, block], IfVersion(base.version)
+        made = store.ask(
+            f"appending to {key}", lambda blobs: blobs.put_block_list(key, longer, wanted)
         )
     except NotFound as error:
         raise Conflict(f"{key} is not there any more") from error
-    store.blocks.remember(key, str(answer["etag"]).strip('"'), longer)
-    return answer
+    store.blocks.remember(key, made.version, longer)
+    return made
 
 
-def _listed(store: AzureStore, blob: Any, key: str, base: ObjectInfo) -> list[str]:
+def _listed(store: AzureStore, key: str, base: ObjectInfo) -> list[str]:
     """The ids of the blocks that make the base.
 
     A blob that was put as a whole has none: then it is taken from itself, by ranges, on the
     server. So is one of very many blocks, and one whose ids are too short to make more of them.
     """
-    blocks, _ = store.ask(f"listing the blocks of {key}", blob.get_block_list)
-    ids = [str(block.id) for block in blocks]
-    whole = sum(block.size for block in blocks) == base.size
+    blocks, _ = store.ask(f"listing the blocks of {key}", lambda blobs: blobs.block_list(key))
+    ids = list(blocks)
+    whole = sum(blocks.values()) == base.size
     if whole and 0 < len(ids) <= _MANY_BLOCKS and len(ids[0]) >= _SHORTEST_ID:
         return ids
     if ids and len(ids[0]) < _SHORTEST_ID:
         raise Permanent(f"{key} has blocks that no other can join")
-    source = readable(blob)
-    fresh = []
+    fresh: list[str] = []
     for start in range(0, base.size, RANGE):
         fresh.append(_new_id(len(ids[0]) if ids else 0))
         length = min(RANGE, base.size - start)
-        request = partial(blob.stage_block_from_url, fresh[-1], source, start, length)
+        request = partial(_take, key, fresh[-1], start, length)
         store.ask(f"copying {key} to itself", request)
     return fresh
+
+
+def _take(key: str, block: str, start: int, length: int, blobs: Blobs) -> None:
+    blobs.put_block_from(key, block, key, start, length)
 
 
 def _new_id(length: int) -> str:
     """The id of a block; those of one blob must all have the same length."""
     return secrets.token_hex(16)[: length or 23].ljust(length, "-")
-
-
-def readable(blob: Any) -> str:
-    """The address of a blob with a signature that lets the server itself read it."""
-    key = getattr(blob.credential, "account_key", None)
-    if key is None:
-        return str(blob.url)  # a shared access signature is part of it
-    token = generate_blob_sas(
-        blob.account_name,
-        blob.container_name,
-        blob.blob_name,
-        account_key=key,
-        permission=BlobSasPermissions(read=True),
-        expiry=datetime.now(timezone.utc) + timedelta(days=1),  # clocks differ
-    )
-    return f"{blob.url}?{token}"

@@ -1,4 +1,4 @@
-"""What Azure's SDK raises, as the errors of this package, each with a remedy.
+"""What Azure's SDK and the lean road raise, as the errors of this package, each with a remedy.
 
 Only codes and our own words enter a message: the server's text quotes signed headers, and a
 URL may hold a signature.
@@ -7,8 +7,6 @@ URL may hold a signature.
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from azure.core import exceptions as azure
 
 from syncd.errors import (
     Conflict,
@@ -59,15 +57,15 @@ def status_of(error: BaseException | None) -> int:
 
 
 def translate(error: Exception, what: str) -> StoreError:
-    """The error of this package for one of the SDK's, met while doing ``what``."""
-    if isinstance(error, azure.HttpResponseError) and status_of(error):
+    """The error of this package for one of either road, met while doing ``what``."""
+    if status_of(error):
         return _translate_answer(error, what)
     if "CERTIFICATE_VERIFY" in str(error) or "WRONG_VERSION_NUMBER" in str(error):
         return NeedsOperator(
             f"{what}: the store's TLS certificate is not trusted, or it speaks no TLS",
             hint="correct the endpoint in AZURE_STORAGE_CONNECTION_STRING, or REQUESTS_CA_BUNDLE",
         )
-    if isinstance(error, azure.ClientAuthenticationError):
+    if any(kind.__name__ == "ClientAuthenticationError" for kind in type(error).__mro__):
         return NeedsOperator(f"{what}: there are no usable credentials", hint=_KEY)
     if isinstance(error, ValueError) and not isinstance(error, OSError):
         return Permanent(f"{what}: the request cannot be made ({type(error).__name__})")
@@ -78,10 +76,11 @@ def translate(error: Exception, what: str) -> StoreError:
 
 
 def _translate_answer(  # noqa: PLR0911 - one for each kind
-    error: azure.HttpResponseError, what: str
+    error: Exception, what: str
 ) -> StoreError:
     status = status_of(error)
-    headers: Mapping[str, str] = getattr(error.response, "headers", None) or {}
+    answer = error if hasattr(error, "headers") else getattr(error, "response", None)
+    headers: Mapping[str, str] = getattr(answer, "headers", None) or {}
     given = getattr(error, "error_code", None) or headers.get("x-ms-error-code") or ""
     code = str(getattr(given, "value", given))
     words = f"{what}: {code or status}"

@@ -490,7 +490,8 @@ def test_a_folder_of_a_data_lake_is_no_object(bucket: Bucket) -> None:
     if bucket.kind != "azure":
         pytest.skip("a matter of Azure")
     store: Any = bucket.open()
-    store.blob("run").upload_blob(b"", metadata={"hdi_isfolder": "true"})
+    folder = bucket.raw.get_blob_client(bucket.bucket, "run")
+    folder.upload_blob(b"", metadata={"hdi_isfolder": "true"})
     store.put("run/w.bin", b"x")
     assert [info.key for info in store.list("run")] == ["run/w.bin"]
     store.close()
