@@ -63,6 +63,16 @@ def accompanies(name: str, stat: Stat) -> bool:
     return bool(small or named)
 
 
+def is_companion(folder: Folder, name: str) -> bool:
+    """Whether a file of a folder only accompanies checkpoints."""
+    return _repeats(folder, name) or accompanies(name, folder.files[name])
+
+
+def _repeats(folder: Folder, name: str) -> bool:
+    """Whether a text beside it says the same (Ray's settings of a trial)."""
+    return name == "params.pkl" and "params.json" in folder.files
+
+
 def is_log(name: str) -> bool:
     """Whether a file is a log by its name: it comes, goes and grows, and proves nothing."""
     return bool(_LOG.fullmatch(name.rpartition("/")[2]))
@@ -87,7 +97,7 @@ def all_accompany(folder: Folder) -> bool:
     Some trainers keep each step as small text, or in files whose names tell nothing.
     """
     parts = [part for _, part in folder.walk()]
-    files = [file for part in parts for file in part.files.items()]
+    files = [file for part in parts for file in part.files.items() if not _repeats(part, file[0])]
     if any(part.unfinished for part in parts) or not all(accompanies(*file) for file in files):
         return False
     if not _RECORDERS.isdisjoint(folder.path.split("/")):

@@ -181,22 +181,25 @@ class Detector:
     def _judge_rest(self, unit: Unit, seen: _Seen, last: LastAct) -> Verdict:
         """Decide by quiet, and by the members.
 
-        Where all else rests for long, a log that is open, or never rests, is not waited for. Nor is
-        a database; in a directory only after longer, as long as it is written to.
+        A log that is open, or never rests, is not waited for: what counts is since when all else
+        has been as it is. Nor is a database; in a directory only after longer, as long as it is
+        written to.
         """
         now = self._clock.monotonic()
         quiet, rest, moves = now - seen.since, now - seen.rests, now - seen.moves
+        if unit.running and not unit.databases:
+            quiet = rest
         wait = self._wait(unit, seen, last, quiet)
         long = max(wait, self._settle * _FIRST)
-        busy = self._settle * _BUSY if unit.databases and not unit.lone else long
-        if quiet < wait and not (unit.running and min(rest, moves) >= busy):
+        busy = self._settle * _BUSY if not unit.lone else long
+        if quiet < wait and not (unit.databases and min(rest, moves) >= busy):
             again = wait - quiet
-            if unit.running:
+            if unit.databases:
                 again = min(again, busy - min(rest, moves))
             if last.act is Act.UNKNOWN:  # what it rests like, and whether the next one is begun
                 again = min(again, self._settle - quiet % self._settle)
             return Verdict(False, reason=last.words or "changed just now", again=again)
-        if rest >= long or last.act is Act.DONE:
+        if not unit.databases or rest >= long or last.act is Act.DONE:
             return self._judge_members(unit, seen, last, rest, unit.running)
         return self._judge_members(unit, seen, last, quiet)
 
@@ -214,7 +217,7 @@ class Detector:
             return self._settle * (_ALONE if passed and not alike else _FIRST)
         if unit.lone and quiet < self._settle and self._proven(unit, seen):
             return min(self._settle, _PROVEN_QUIET)
-        sure = alike or unit.lone or last.sealed
+        sure = alike or unit.lone or last.sealed or last.ended
         if not sure and self._settle <= quiet < self._settle * _FIRST:
             sure = self._manner.is_finished(unit)
         return self._settle * (1 if sure else _FIRST)

@@ -43,6 +43,9 @@ class LastAct:
     younger: tuple[str, ...] = ()
     """What makes it stale: the members that were written after it."""
 
+    ended: bool = False
+    """Whether what this writer writes near its end has come last of all."""
+
     foreign: bool = False
     """Whether what is missing is what tells this writer from others: perhaps it is another one."""
 
@@ -61,7 +64,13 @@ def last_act(root: Path, unit: Unit) -> LastAct:
         return _tracker(unit, root / unit.tracker, sealed)
     if profile.renamed:
         return LastAct(Act.DONE if sealed else Act.LIKELY, sealed=sealed)
-    return LastAct(Act.UNKNOWN, sealed=sealed)
+    return LastAct(Act.UNKNOWN, sealed=sealed, ended=bool(profile.needs) and _ended(unit))
+
+
+def _ended(unit: Unit) -> bool:
+    """Whether nothing is younger than what is needed: in a folder that is used again, it may be."""
+    needed = [stat for path, stat in unit.files if _any([path], unit.profile.needs)]
+    return not _younger(unit, max(needed, key=lambda stat: stat.mtime_ns))
 
 
 def _any(names: list[str], patterns: tuple[str, ...]) -> bool:

@@ -99,8 +99,9 @@ class Manner:
     def _again(self, unit: Unit) -> bool:
         """Whether between the last two rests the same files were written as before them.
 
-        A writer that pauses in the midst of its save is seen to rest there, too: then the files
-        are others each time, or were not written in one go. One of the largest must be among them,
+        Or files that are the same but for the step in their names. A writer that pauses in the
+        midst of its save is seen to rest there, too: then the files are others each time, or were
+        not written in one go. One of the largest must be among them,
         for small ones may be written more often than the others.
         """
         before = self._rests.get(unit.path)
@@ -117,13 +118,16 @@ class Manner:
         if before:
             paths = files.keys() | before.files.keys()
             changed = frozenset(p for p in paths if files.get(p) != before.files.get(p))
+        written = changed & files.keys()
         most = max((size for size, _ in files.values()), default=0)
         again = bool(
             before
-            and before.changed == changed
-            and before.files.keys() == files.keys()
-            and any(2 * files[path][0] >= most for path in changed)
-            and _longest_gap(files[path][1] for path in changed) <= _IN_ONE_GO * self._settle * 1e9
+            and (
+                (before.changed == changed and before.files.keys() == files.keys())
+                or _is_next_step(before, changed, files)
+            )
+            and any(2 * files[path][0] >= most for path in written)
+            and _longest_gap(files[path][1] for path in written) <= _IN_ONE_GO * self._settle * 1e9
         )
         self._rests.pop(unit.path, None)
         self._rests[unit.path] = _Rest(unit.core, files, changed, again)
@@ -174,6 +178,18 @@ class Manner:
         )
         files = list(islice(found, _MOST_FILES))
         return files if len(files) < _MOST_FILES else []
+
+
+def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
+    """Whether ``G_40.pth, D_40.pth`` were written where ``G_20.pth, D_20.pth`` were before.
+
+    Shards, agents and layers have numbers, too: those follow one another without a gap.
+    """
+    now, then = changed & files.keys(), before.changed & before.files.keys()
+    if kinds(now).keys() != kinds(then).keys() or kinds(files).keys() != kinds(before.files).keys():
+        return False
+    steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
+    return len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
 
 
 def _longest_gap(moments: Iterable[int]) -> int:

@@ -19,7 +19,8 @@ class Profile:
 
     directory    the directory's name (regular expression, whole name)
     contains     paths or globs below it, of which at least one must be there
-    needs        paths or globs below it that must all be there
+    needs        paths or globs below it that must all be there; where there is neither marker nor
+                 tracker, they are written last, but for ``late``
     marker       file inside that the writer finishes last
     marker_renamed   the writer gives it its name by a rename
     required_with    members that only ever come with the marker: with one of them, nothing is
@@ -78,6 +79,13 @@ PROFILES = (
         r"checkpoint[-_]\d+",
         contains=("random_states_*.pkl", "optimizer*.bin", "scheduler*.bin", "sampler*.bin"),
         needs=("random_states_*.pkl",),
+        late=("custom_checkpoint_*.pkl",),
+    ),
+    Profile(  # under any other name, such as kohya's NAME-000002-state
+        "accelerate",
+        contains=("random_states_*.pkl",),
+        needs=("random_states_*.pkl",),
+        late=("custom_checkpoint_*.pkl", "train_state.json"),
     ),
     Profile(
         "hf",

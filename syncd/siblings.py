@@ -18,7 +18,7 @@ from syncd.formats import is_known
 from syncd.journal import Journal
 from syncd.parts import files_of
 from syncd.records import CommitRecord, Layout
-from syncd.series import series
+from syncd.series import series, step_of
 from syncd.units import Unit
 
 Files = Mapping[str, tuple[int, int]]
@@ -242,7 +242,7 @@ class Rewrites:
         return bool(known) and before == now
 
     def half_way(self, unit: Unit) -> str | None:
-        """In words, that the file that was written last has not been written again yet.
+        """In words, what was written last before, and has not been written for this save yet.
 
         A second save in a row that leaves the same files alone shows the writer's manner.
         """
@@ -259,18 +259,42 @@ class Rewrites:
         changed = frozenset(
             path for path in lasting if now.get(path, lasting[path]) != before[path]
         )
-        if not changed or last in changed or last not in now:
+        words = ""
+        if changed and last not in changed and last in now:
+            words = f"{last}, written last before, has not been written again yet"
+        else:
+            lacking = _next_lacks(lasting, now)
+            if lacking:
+                changed = frozenset(kinds(now.keys() - before.keys()))
+                words = f"there is no file like {lacking} of the step that was begun"
+        if not words:
             return None
         signature, earlier = self._seen.get(unit.path, ("", frozenset()))
         if signature not in ("", unit.core) and earlier == changed:
             return None
         self._seen[unit.path] = (unit.core, changed)
-        return f"{last}, written last before, has not been written again yet"
+        return words
 
     def _of(self, unit: Unit) -> Files:
         if unit.path not in self._before and self._committed:
             self._hold(unit.path, self._committed.of(unit.path))
         return _in_shape(self._before.get(unit.path, {}), unit)
+
+
+def _next_lacks(before: Files, now: Files) -> str:
+    """A file of the step that was written last of which the next, begun since, has no like yet.
+
+    In a folder that keeps ``G_20.pth, D_20.pth`` and then ``G_40.pth`` the step of the name tells.
+    The numbers of shards, agents and layers follow one another without a gap.
+    """
+    numbered = [path for path in before if step_of(path) >= 0]
+    if not numbered:
+        return ""
+    step = step_of(max(numbered, key=lambda path: before[path][1]))
+    begun = kinds(path for path in now.keys() - before.keys() if step_of(path) > step + 1)
+    of_last = {kind_of(path): path for path in sorted(numbered) if step_of(path) == step}
+    lacking = (path for kind, path in of_last.items() if kind not in begun)
+    return next(lacking, "") if begun.keys() & of_last.keys() else ""
 
 
 def members(unit: Unit) -> Files:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from syncd.companions import accompanies, all_accompany, could_be_set, grows, holds_steps
+from syncd.companions import all_accompany, could_be_set, grows, holds_steps, is_companion
 from syncd.filestat import Stat
 from syncd.pathrules import link_stays_inside, member
 from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
@@ -233,7 +233,7 @@ def lone_units(folder: Folder, trackers: set[str] | frozenset[str]) -> Iterator[
         yield Unit(folder.below(head), SET, files, unfinished=tuple(writing), beside=True)
     for name, stat in left.items():
         path = folder.below(name)
-        kind = COMPANION if accompanies(name, stat) else LONE
+        kind = COMPANION if is_companion(folder, name) else LONE
         databases = frozenset({""} if name in folder.databases else ())
         yield Unit(path, kind, (("", stat),), databases=databases)
     for name, target in folder.links.items():

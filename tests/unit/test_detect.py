@@ -308,6 +308,32 @@ def test_accelerate_waits_for_its_random_states(desk: Desk) -> None:
     assert desk.judge_in(11, "checkpoints/checkpoint_3").profile == "accelerate"
 
 
+def test_state_of_accelerate_under_any_name_is_complete_once_it_rests(desk: Desk) -> None:
+    """kohya's ``NAME-000002-state``, saves seconds apart."""
+    desk.write("lora-000002.pt")
+    for name in ("model.bin", "optimizer.bin", "scheduler.bin"):
+        desk.write(f"lora-000002-state/{name}")
+    assert not desk.judge_in(3, "lora-000002-state").complete
+    desk.write("lora-000002-state/random_states_0.pkl")
+    desk.write("lora-000002-state/custom_checkpoint_0.pkl")
+    assert not desk.judge_in(1, "lora-000002-state").complete
+    verdict = desk.judge_in(1.5, "lora-000002-state")
+    assert (verdict.complete, verdict.profile) == (True, "accelerate")
+
+
+def test_state_of_accelerate_that_is_written_over_has_its_random_states_last(desk: Desk) -> None:
+    for seconds, name in enumerate(("model.bin", "optimizer.bin", "random_states_0.pkl")):
+        desk.write(f"state/{name}")
+        desk.date(f"state/{name}", seconds)
+    assert desk.judge_in(3, "state").complete
+    desk.write("state/model.bin")
+    desk.date("state/model.bin", 5)
+    assert not desk.judge_in(3, "state").complete
+    desk.write("state/random_states_0.pkl")
+    desk.date("state/random_states_0.pkl", 6)
+    assert desk.judge_in(3, "state").complete
+
+
 def test_saved_model_under_a_name_of_hf_is_committed_flagged(desk: Desk) -> None:
     desk.write("out/checkpoint-7/model.bin")
     desk.write("out/checkpoint-7/config.json", "{}")
@@ -372,6 +398,17 @@ def test_a_directory_of_small_text_only_accompanies_checkpoints(desk: Desk) -> N
     assert checkpoints == {"out/unet", "out/mine", "xgb/step-5", "rounds"}
     assert {"out/tokenizer", "out/mlruns/0", "out/wandb/run-17/files"} < set(found)
     assert not found["out/tokenizer"].lone
+
+
+def test_settings_that_a_text_repeats_are_no_checkpoint(desk: Desk) -> None:
+    """Ray writes ``params.pkl`` before a trial has begun; skorch has its weights in one."""
+    desk.write("trial/params.json", "{}")
+    desk.write("trial/checkpoint_000000/model.bin")
+    for folder in ("trial", "skorch"):
+        desk.write(f"{folder}/params.pkl")
+    found = desk.units()
+    assert found["trial/params.pkl"].companion
+    assert not found["skorch"].companion
 
 
 def test_code_and_pictures_are_no_checkpoints_whatever_their_size(desk: Desk) -> None:

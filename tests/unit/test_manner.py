@@ -95,6 +95,54 @@ def test_set_that_has_another_file_each_time_is_not_taken(desk: Desk) -> None:
         assert not desk.judge_in(SETTLE + 1, "set").complete
 
 
+@pytest.mark.parametrize("keep", [2, 99])
+def test_set_that_gets_the_next_step_beside_the_last_is_whole_when_it_rests(
+    desk: Desk, keep: int
+) -> None:
+    """As so-vits-svc does, ``config.json`` beside them."""
+    desk.write("44k/config.json", "{}")
+    verdicts = []
+    for step in range(20, 140, 20):
+        save(desk, "44k", step, f"G_{step}.pth", f"D_{step}.pth")
+        for old in range(20, step - 20 * keep + 1, 20):
+            for name in (f"G_{old}.pth", f"D_{old}.pth"):
+                (desk.root / "44k" / name).unlink(missing_ok=True)
+        verdicts.append(desk.judge_in(SETTLE + 1, "44k").complete)
+        if verdicts[-1]:
+            desk.commit("44k")
+        desk.clock.sleep(4)
+    first = verdicts.index(True)
+    assert first in (2, 3), "it must be seen what each save changes"
+    assert all(verdicts[first:])
+    save(desk, "44k", 140, "G_140.pth")
+    verdict = desk.judge_in(60, "44k")
+    words = "there is no file like D_120.pth of the step that was begun"
+    assert (verdict.complete, verdict.reason) == (False, words)
+    save(desk, "44k", 140, "D_140.pth")
+    assert desk.judge_in(SETTLE + 1, "44k").complete
+
+
+def test_step_that_has_fewer_files_than_the_last_is_waited_for_once(desk: Desk) -> None:
+    save(desk, "44k", 20, "G_20.pth", "D_20.pth", "best_20.pth")
+    desk.write("44k/config.json", "{}")
+    assert desk.judge_in(LONG, "44k").complete
+    desk.commit("44k")
+    save(desk, "44k", 40, "G_40.pth", "D_40.pth")
+    assert not desk.judge_in(LONG, "44k").complete
+    save(desk, "44k", 60, "G_60.pth", "D_60.pth")
+    assert desk.judge_in(LONG, "44k").complete, "that is its manner"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_agents_that_are_saved_with_pauses_are_no_steps(desk: Desk, count: int) -> None:
+    desk.write("population/config.json", "{}")
+    names = ("actor", "critic")[:count]
+    for agent in range(6):
+        save(desk, "population", agent, *(f"{name}_{agent}.pth" for name in names))
+        assert not desk.judge_in(SETTLE + 1, "population").complete
+    assert desk.judge_in(LONG, "population").complete
+
+
 def test_what_is_gone_is_forgotten(desk: Desk) -> None:
     save(desk, "set", 0, "model.bin", "optim.bin")
     for step in range(2):

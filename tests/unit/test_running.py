@@ -74,11 +74,26 @@ def test_log_that_is_never_closed_holds_nothing_up(desk: Desk, path: str) -> Non
         desk.commit("out")
         file.write('{"line": 2}\n')
         file.flush()
-        assert not desk.judge("out").complete, "perhaps a save follows"
+        assert desk.detector.only_logs(desk.units()["out"]), "that waits for its minute"
         assert desk.judge_in(3, "out").complete
     with (desk.root / "out/model_1.pth").open("ab"):
         verdict = desk.judge_in(60, "out")
     assert (verdict.complete, verdict.reason) == (False, "a process has it open for writing")
+
+
+@pytest.mark.parametrize("every", [0.3, 1])
+def test_saves_that_follow_one_another_fast_are_committed_whatever_the_log_does(
+    desk: Desk, every: float
+) -> None:
+    """RVC, so-vits-svc and nnU-Net: a log and a configuration lie beside what is written anew."""
+    committed = []
+    for step in range(5):
+        save(desk, step)
+        (desk.root / f"out/model_{step}.pth").rename(desk.root / "out/model.pth")
+        if any(verdict.complete for verdict in log_on(desk, "train.log", 6, every)):
+            desk.commit("out")
+            committed.append(step)
+    assert committed == [2, 3, 4], "two must be seen to know the writer's manner"
 
 
 def test_save_that_is_under_way_is_waited_for_whatever_the_log_does(desk: Desk) -> None:
