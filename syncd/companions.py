@@ -124,4 +124,9 @@ def could_be_set(folder: Folder) -> bool:
         return False
     if _STEP.fullmatch(folder.name) or folder.name == _RECIPE:
         return True
-    return not all(_SERIES.fullmatch(name) for name in folder.files)
+    return not all(map(is_whole_alone, folder.files))
+
+
+def is_whole_alone(name: str) -> bool:
+    """Whether a file's name says that it is a checkpoint by itself, whatever lies beside it."""
+    return bool(_SERIES.fullmatch(name))

@@ -7,12 +7,21 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
-from syncd.companions import all_accompany, could_be_set, grows, holds_steps, is_companion
+from syncd.companions import (
+    all_accompany,
+    could_be_set,
+    grows,
+    holds_steps,
+    is_companion,
+    is_whole_alone,
+)
 from syncd.filestat import Stat
 from syncd.pathrules import link_stays_inside, member
 from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
 from syncd.scan import Folder
+from syncd.series import step_of
 from syncd.together import gathered
 
 
@@ -196,7 +205,24 @@ def units(
 def _open(folder: Folder, parent: Folder | None) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
+    if may_be_set and _keeps_steps(folder):
+        known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
+
+
+def _keeps_steps(folder: Folder) -> bool:
+    """Whether ``G_20.pth, D_20.pth`` lie beside ``G_40.pth, D_40.pth``: checkpoints of their own.
+
+    And all else accompanies them, or is whole by itself. Agents and layers have numbers, too, but
+    those follow one another without a gap.
+    """
+    found = list(gathered(folder.files))
+    steps = sorted({step_of(head) for head, _ in found} - {-1})
+    if len(steps) < 2 or any(after - before < 2 for before, after in pairwise(steps)):
+        return False
+    parts = {name for _, names in found for name in names}
+    left = folder.files.keys() - parts
+    return all(is_whole_alone(name) or is_companion(folder, name) for name in left)
 
 
 def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:

@@ -219,6 +219,32 @@ def numbered_sets(disk: Disk, content: Content) -> Units:
 
 
 @_writer(proven=False, quiet=True)
+def run_folder(disk: Disk, content: Content) -> Units:
+    """As RVC and so-vits-svc: pairs of a step beside what tells of the run, of which two stay."""
+    step, oldest = content.save * 200, (content.save - 2) * 200
+    paths = [f"logs/voice/{name}_{step}.pth" for name in "GD"]
+    for path in paths:
+        disk.write(path, *content.torch(path, 0.5))
+        disk.remove(path.replace(f"_{step}.", f"_{oldest}."))
+    if content.save == 2:  # from now on this is no folder of checkpoints only
+        disk.write("logs/voice/config.json", content.json())
+    return [paths]
+
+
+@_writer(proven=False, quiet=True)
+def state_folders(disk: Disk, content: Content) -> Units:
+    """As kohya's LoRA scripts: the adapter, and Accelerate's state in a folder of another name."""
+    lone, folder = f"lora-{content.save:06}.pt", f"lora-{content.save:06}-state"
+    disk.write(lone, *content.torch(lone, 0.1))
+    paths = [f"{folder}/{name}" for name in ("model.bin", "optimizer.bin", "random_states_0.pkl")]
+    for path in paths[:2]:
+        disk.write(path, content.body(path, 0.4))
+    disk.write(paths[2], content.pickle("random", 0.1))
+    disk.remove(f"lora-{content.save - 2:06}-state")
+    return [[lone], paths]
+
+
+@_writer(proven=False, quiet=True)
 def files_in_place(disk: Disk, content: Content) -> Units:
     """What most loops written by hand do: a file of each, at the root, written over."""
     paths = ["model.pt", "optimizer.pt"]

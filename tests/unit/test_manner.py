@@ -99,13 +99,13 @@ def test_set_that_has_another_file_each_time_is_not_taken(desk: Desk) -> None:
 def test_set_that_gets_the_next_step_beside_the_last_is_whole_when_it_rests(
     desk: Desk, keep: int
 ) -> None:
-    """As so-vits-svc does, ``config.json`` beside them."""
+    """What is no part by its name and no checkpoint by itself, ``config.json`` beside it."""
     desk.write("44k/config.json", "{}")
     verdicts = []
     for step in range(20, 140, 20):
-        save(desk, "44k", step, f"G_{step}.pth", f"D_{step}.pth")
+        save(desk, "44k", step, f"left_{step}.bin", f"right_{step}.bin")
         for old in range(20, step - 20 * keep + 1, 20):
-            for name in (f"G_{old}.pth", f"D_{old}.pth"):
+            for name in (f"left_{old}.bin", f"right_{old}.bin"):
                 (desk.root / "44k" / name).unlink(missing_ok=True)
         verdicts.append(desk.judge_in(SETTLE + 1, "44k").complete)
         if verdicts[-1]:
@@ -114,22 +114,59 @@ def test_set_that_gets_the_next_step_beside_the_last_is_whole_when_it_rests(
     first = verdicts.index(True)
     assert first in (2, 3), "it must be seen what each save changes"
     assert all(verdicts[first:])
-    save(desk, "44k", 140, "G_140.pth")
+    save(desk, "44k", 140, "left_140.bin")
     verdict = desk.judge_in(60, "44k")
-    words = "there is no file like D_120.pth of the step that was begun"
+    words = "there is no file like right_120.bin of the step that was begun"
     assert (verdict.complete, verdict.reason) == (False, words)
-    save(desk, "44k", 140, "D_140.pth")
+    save(desk, "44k", 140, "right_140.bin")
     assert desk.judge_in(SETTLE + 1, "44k").complete
 
 
+def test_pairs_of_each_step_are_checkpoints_though_a_configuration_lies_beside_them(
+    desk: Desk,
+) -> None:
+    """so-vits-svc, RVC: of the first pair alone nothing is told."""
+    for text in ("config.json", "train.log", "githash", "events.out.tfevents.17.host.1.0"):
+        desk.write(f"44k/{text}", "{}")
+    save(desk, "44k", 1, "G_0.pth", "D_0.pth")
+    assert "44k" in desk.units()
+    save(desk, "44k", 2, "G_200.pth", "D_200.pth")
+    desk.date("44k/G_200.pth", 1)
+    assert desk.judge_in(LONG, "44k/G_200.pth").complete
+    desk.commit("44k/G_200.pth")
+    checkpoints = {path for path, unit in desk.units().items() if not unit.companion}
+    assert checkpoints == {"44k/G_0.pth", "44k/G_200.pth"}
+    save(desk, "44k", 3, "G_400.pth")
+    assert not desk.judge_in(60, "44k/G_400.pth").complete
+    save(desk, "44k", 3, "D_400.pth")
+    assert desk.judge_in(SETTLE + 1, "44k/G_400.pth").complete
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("actor_0.pth", "critic_0.pth", "actor_1.pth", "critic_1.pth"),
+        ("G_20.pth", "D_20.pth", "G_40.pth", "D_40.pth", "replay.bin"),
+        ("model_20.pth", "model_40.pth"),
+        ("model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"),
+    ],
+)
+def test_agents_shards_and_what_has_more_beside_it_stay_one_set(
+    desk: Desk, names: tuple[str, ...]
+) -> None:
+    desk.write("set/config.json", "{}")
+    save(desk, "set", 1, *names)
+    assert list(desk.units()) == ["set"]
+
+
 def test_step_that_has_fewer_files_than_the_last_is_waited_for_once(desk: Desk) -> None:
-    save(desk, "44k", 20, "G_20.pth", "D_20.pth", "best_20.pth")
+    save(desk, "44k", 20, "left_20.bin", "right_20.bin", "best_20.bin")
     desk.write("44k/config.json", "{}")
     assert desk.judge_in(LONG, "44k").complete
     desk.commit("44k")
-    save(desk, "44k", 40, "G_40.pth", "D_40.pth")
+    save(desk, "44k", 40, "left_40.bin", "right_40.bin")
     assert not desk.judge_in(LONG, "44k").complete
-    save(desk, "44k", 60, "G_60.pth", "D_60.pth")
+    save(desk, "44k", 60, "left_60.bin", "right_60.bin")
     assert desk.judge_in(LONG, "44k").complete, "that is its manner"
 
 
