@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,10 @@ _BEGUN = ".syncd-beside-"
 _FAR = 3
 """Times as far from a checkpoint as the nearest version of a companion is one of another save."""
 
+_BEST = re.compile(r"(?<![a-z])best(?![a-z])[^/]*$", re.IGNORECASE)
+_SWEEP = re.compile(r"experiment_state-[^/]*\.json")
+"""The state of a sweep of Ray Tune; it names what each of its trials has saved."""
+
 _STATE = "trainer_state.json"
 _STATE_LIMIT = 64 * 1024 * 1024
 
@@ -48,14 +53,15 @@ class Alongside:
     Companions; and of other series the newest that is intact, for nobody knows which of
     ``last.pt``, ``replay/`` and ``study.db`` a trainer goes on from: those that were still written,
     for the next of such a series was not overdue yet. In the same folder every file whose name has
-    no number, and the newest directory where the checkpoint is a file itself; the newest file of
-    each series beside a ``last.ckpt``, which may be the best one. And what is named.
+    no number or says that it is the best, and the newest directory where the checkpoint is a file
+    itself; the newest file of each series beside a ``last.ckpt``, which may be the best one. And
+    what is named; and of a sweep, whose state names all trials, those that have ended too.
     """
 
     def __init__(
         self,
         record: CommitRecord,
-        commits: Iterable[CommitRecord | Corrupt],
+        commits: Sequence[CommitRecord | Corrupt],
         named: Iterable[str] = (),
     ) -> None:
         """``record`` is what has been restored, ``commits`` are all, newest first.
@@ -70,6 +76,7 @@ class Alongside:
         self._wants_directory = _is_file(record)
         self._is_last = _is_file(record) and "#" not in series(path.name) and may_track(path.name)
         self._named = set(named)
+        self._sweeps = set(_sweeps(record, commits))
         self._written = _still_written(record, commits)
         self.has(record)
 
@@ -87,8 +94,9 @@ class Alongside:
             return False
         lasts = self._wants_directory
         if _is_file(commit):
-            lasts = self._is_last or "#" not in mine
-        return (lasts and folder == self._folder) or mine in self._written
+            lasts = self._is_last or "#" not in mine or bool(_BEST.search(mine))
+        ours = self._sweeps.intersection(map(str, PurePosixPath(commit.checkpoint).parents))
+        return (lasts and folder == self._folder) or mine in self._written or bool(ours)
 
     def has(self, commit: CommitRecord) -> None:
         """This one is there now, or something is where it belongs."""
@@ -179,6 +187,16 @@ def _bring(
             continue
         alongside.has(commit)
         along.brought.append(commit)
+
+
+def _sweeps(record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> Iterator[str]:
+    """The folders above a checkpoint in which the state of a sweep lies."""
+    above = {str(parent) for parent in PurePosixPath(record.checkpoint).parents}
+    for commit in commits:
+        if isinstance(commit, CommitRecord) and is_companion(commit):
+            folder, _, name = commit.checkpoint.rpartition("/")
+            if folder in above and _SWEEP.fullmatch(name):
+                yield folder
 
 
 def _best_of(record: CommitRecord, root: Path) -> list[str]:

@@ -260,7 +260,7 @@ class Rewrites:
             path for path in lasting if now.get(path, lasting[path]) != before[path]
         )
         words = ""
-        if changed and last not in changed and last in now:
+        if changed and last not in changed and last in now and not _is_followed(last, before, now):
             words = f"{last}, written last before, has not been written again yet"
         else:
             lacking = _next_lacks(lasting, now)
@@ -279,6 +279,13 @@ class Rewrites:
         if unit.path not in self._before and self._committed:
             self._hold(unit.path, self._committed.of(unit.path))
         return _in_shape(self._before.get(unit.path, {}), unit)
+
+
+def _is_followed(path: str, before: Files, now: Files) -> bool:
+    """Whether the file of the next step has come since: a numbered one is not written again."""
+    kind, step = kind_of(path), step_of(path)
+    new = now.keys() - before.keys()
+    return step >= 0 and any(kind_of(other) == kind and step_of(other) > step for other in new)
 
 
 def _next_lacks(before: Files, now: Files) -> str:

@@ -10,9 +10,10 @@ But where there is an optimizer and no weights, those are in ``last.pt`` or ``ch
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 # These are for names whose numbers are a # each.
@@ -27,7 +28,8 @@ _STATE = re.compile(
 _PIECE = re.compile(r"\.(index|meta|data-#-of-#)$")
 """The pieces of a checkpoint of TensorFlow."""
 
-_INDEX = re.compile(r"(?<![a-z])rank[-_.]?#|-#-of-#|#\.#", re.IGNORECASE)
+_DECIMAL = re.compile(r"#\.#")
+_INDEX = re.compile(rf"(?<![a-z])rank[-_.]?#|-#-of-#|{_DECIMAL.pattern}", re.IGNORECASE)
 """Numbers that tell the files of one step from each other, and such as are no step."""
 
 _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -41,10 +43,13 @@ _PARTS = (
 """Words for a part of the state. The first of them names the checkpoint."""
 
 _OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt")}
+_WEIGHTS = {_PARTS.index(word) for word in ("model", "net", "network", "weights")}
 _WITHOUT_WEIGHTS = range(_PARTS.index("ema"), len(_PARTS))
 _WHOLE = {"last", "latest", "current", "checkpoint", "ckpt"}
 _MOMENT = {"best", "final", "epoch", "step", "iter", "iteration"}
 """Words of the name of what holds the weights where no other file does."""
+
+_STEPS = {"epoch", "step", "iter", "iteration"}
 
 _EMPTY = {"state", "states", "dict", "lr", "pytorch", "rank", "of"}
 
@@ -111,7 +116,8 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
         else:
             by_moment[_Moment(step, kind.words)].append(name)
     given: set[str] = set()
-    for moment, names in by_moment.items():
+    for moment, together in by_moment.items():
+        names = _without_scores(together, forms)
         places = {known[forms[name]].place for name in names}
         if _OPTIMIZER & places and places.issubset(_WITHOUT_WEIGHTS):
             found = weights[moment]
@@ -121,6 +127,36 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
         if 1 < len(names) <= _MOST:
             head = min(names, key=lambda name: (known[forms[name]].place, name))
             yield Gathered(head, tuple(sorted(names)))
+
+
+def are_each_whole(names: Collection[str]) -> bool:
+    """Whether each of these is a checkpoint by itself, though other things may lie beside them.
+
+    ``last.pt, best.pt, epoch_7.pt``, or ``model_best.pth, model_0999.pth, model_1999.pth``. Agents
+    and layers have numbers, too, but those follow one another without a gap.
+    """
+    kinds = {name: _kind_of(_NUMBER.sub("#", name)) for name in names}
+    steps: defaultdict[str, list[int]] = defaultdict(list)
+    for name, kind in kinds.items():
+        if not kind or not (kind.whole or _is_of_a_moment(kind)):
+            return False
+        if not kind.whole and any(kind.counts) and _STEPS.isdisjoint(kind.words):
+            steps[_NUMBER.sub("#", name)].append(int(_NUMBER.findall(name)[-1]))
+    if any(after - one < 2 for of in steps.values() for one, after in pairwise(sorted(of))):
+        return False
+    return bool(kinds) and (len(kinds) > 1 or all(kind and kind.whole for kind in kinds.values()))
+
+
+def _is_of_a_moment(kind: _Kind) -> bool:
+    """Whether it holds the weights of a step, or of a moment that is named."""
+    told = bool(kind.words) or any(kind.counts)
+    return kind.place in _WEIGHTS and told and kind.words <= _WHOLE | _MOMENT
+
+
+def _without_scores(names: list[str], forms: Mapping[str, str]) -> list[str]:
+    """Leave out those that differ in a decimal only: a score, and each is of another moment."""
+    scored = Counter(forms[name] for name in names if _DECIMAL.search(forms[name]))
+    return [name for name in names if scored[forms[name]] < 2]
 
 
 def _kind_of(form: str) -> _Kind | None:

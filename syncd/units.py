@@ -22,7 +22,7 @@ from syncd.pathrules import link_stays_inside, member
 from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
 from syncd.scan import Folder
 from syncd.series import step_of
-from syncd.together import gathered
+from syncd.together import are_each_whole, gathered
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def units(
 def _open(folder: Folder, parent: Folder | None) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
-    if may_be_set and _keeps_steps(folder):
+    if may_be_set and (_keeps_steps(folder) or _keeps_moments(folder)):
         known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
@@ -223,6 +223,17 @@ def _keeps_steps(folder: Folder) -> bool:
     parts = {name for _, names in found for name in names}
     left = folder.files.keys() - parts
     return all(is_whole_alone(name) or is_companion(folder, name) for name in left)
+
+
+def _keeps_moments(folder: Folder) -> bool:
+    """Whether all that a trainer goes on from are files that are checkpoints by themselves.
+
+    ESPnet's ``checkpoint.pth`` and ``5epoch.pth``, nnU-Net's ``checkpoint_best.pth``.
+    """
+    names = [name for name in folder.files if not is_companion(folder, name)]
+    if not (all(map(is_whole_alone, names)) and are_each_whole(names)):
+        return False
+    return all(map(all_accompany, folder.folders.values()))
 
 
 def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:

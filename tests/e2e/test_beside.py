@@ -102,7 +102,7 @@ def log():
         events.write(b"an event")
 threading.Thread(target=log).start()
 for step in sys.stdin:
-    for name in (f"model_{step.strip()}.pth", "last.pth"):
+    for name in (f"model_{step.strip()}.pth", "optimizer.pth"):
         head = b"\x80\x02X" + len(step).to_bytes(4, "little")
         (out / name).write_bytes(head + step.encode() + b".")
 ended.set()
@@ -124,7 +124,7 @@ def test_trainer_that_logs_all_the_time_beside_its_checkpoints(build: Build) -> 
     done = other.syncd("restore")
     assert done.returncode == 0, done.stderr
     found, there = other.checkpoints / "out", one.checkpoints / "out"
-    for name in ("model_1.pth", "model_2.pth", "last.pth", "args.yaml"):
+    for name in ("model_1.pth", "model_2.pth", "optimizer.pth", "args.yaml"):
         assert (found / name).read_bytes() == (there / name).read_bytes()
     for name in ("train.log", "events.out.tfevents.1.host"):
         assert (there / name).read_bytes().startswith((found / name).read_bytes())

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ASIDES = ("latest", "latest_checkpointed_iteration.txt")
-"""Trackers: a restore writes them anew."""
+ASIDES = ("latest", "latest_checkpointed_iteration.txt", "config_voice.json")
+"""Trackers, which a restore writes anew, and a text that is of no save."""
 
 Files = dict[str, tuple[int, str]]
 """Size and SHA-256 of files, by path under the root."""

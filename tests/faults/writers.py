@@ -227,7 +227,7 @@ def run_folder(disk: Disk, content: Content) -> Units:
         disk.write(path, *content.torch(path, 0.5))
         disk.remove(path.replace(f"_{step}.", f"_{oldest}."))
     if content.save == 2:  # from now on this is no folder of checkpoints only
-        disk.write("logs/voice/config.json", content.json())
+        disk.write("logs/voice/config_voice.json", b"{}")
     return [paths]
 
 

@@ -147,7 +147,6 @@ def test_pairs_of_each_step_are_checkpoints_though_a_configuration_lies_beside_t
     [
         ("actor_0.pth", "critic_0.pth", "actor_1.pth", "critic_1.pth"),
         ("G_20.pth", "D_20.pth", "G_40.pth", "D_40.pth", "replay.bin"),
-        ("model_20.pth", "model_40.pth"),
         ("model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"),
     ],
 )
@@ -157,6 +156,17 @@ def test_agents_shards_and_what_has_more_beside_it_stay_one_set(
     desk.write("set/config.json", "{}")
     save(desk, "set", 1, *names)
     assert list(desk.units()) == ["set"]
+
+
+def test_file_of_a_step_that_was_written_last_is_not_written_again_but_followed(desk: Desk) -> None:
+    """One file written over, and then a numbered one: each save of a set is committed."""
+    for epoch in range(1, 6):
+        save(desk, "run", epoch, "state.bin", "config.yaml")
+        verdict = desk.judge_in(LONG, "run")
+        assert (verdict.complete, epoch > 1) in ((True, False), (False, True))
+        save(desk, "run", epoch, f"weights_{epoch}.bin")
+        assert desk.judge_in(LONG, "run").complete, epoch
+        desk.commit("run")
 
 
 def test_step_that_has_fewer_files_than_the_last_is_waited_for_once(desk: Desk) -> None:

@@ -207,6 +207,36 @@ def test_best_one_of_long_ago_comes_beside_the_last(tmp_path: Path) -> None:
     assert tree(tmp_path / "two") == there
 
 
+def test_best_one_of_long_ago_comes_by_its_name(tmp_path: Path) -> None:
+    """Ignite's and MMEngine's: a best one is never due, and nobody's state names it."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    save(machine, 900, 0, "checkpoint_0.pt", "best_model_1_loss=0.9.pt")
+    save(machine, 880, 1, "checkpoint_1.pt", "best_model_1_loss=0.8.pt")
+    for epoch in (2, 3, 4):
+        save(machine, 800 - 100 * epoch, epoch, f"checkpoint_{epoch}.pt")
+    restore_newest(tmp_path / "bucket", tmp_path / "two")
+    there = {"checkpoint_4.pt": pickled(4), "best_model_1_loss=0.8.pt": pickled(1)}
+    assert tree(tmp_path / "two") == there
+
+
+def test_trials_of_a_sweep_that_have_ended_come_too(tmp_path: Path) -> None:
+    """The state of a sweep of Ray Tune names what each trial has saved; other runs stay away."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    save(machine, 990, 9, "old/run_1/checkpoint_0/w.bin")
+    save(machine, 980, 9, "old/run_1/checkpoint_1/w.bin")
+    for number, when in ((0, 900), (1, 890)):
+        save(machine, when, number, f"exp/trial_0/checkpoint_{number}/w.bin")
+        save(machine, when - 700, number, f"exp/trial_1/checkpoint_{number}/w.bin")
+    age(machine.write("exp/experiment_state-2026-11-28_07-00-00.json", "{}"), 180)
+    machine.commit_all()
+    restore_newest(tmp_path / "bucket", tmp_path / "two")
+    assert sorted(tree(tmp_path / "two")) == [
+        "exp/experiment_state-2026-11-28_07-00-00.json",
+        "exp/trial_0/checkpoint_1/w.bin",
+        "exp/trial_1/checkpoint_1/w.bin",
+    ]
+
+
 def test_leftovers_of_a_killed_restore_are_cleared(tmp_path: Path) -> None:
     (tmp_path / f"{STAGING}1-abc/content").mkdir(parents=True)
     (tmp_path / "run").mkdir()

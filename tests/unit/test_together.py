@@ -53,8 +53,52 @@ CASES = {
     "perhaps always open": ["model.pt optimizer.pt", "replay.bin", "history.pkl", "memory.npz"],
     "names by chance": ["3f2a9c1b7d.npz", "9c1b7d3f2a.npz"],
     "one kind": ["model_10.pt", "model_20.pt"],
+    "scores": ["best_model_1_loss=-4.57.pt", "best_model_1_loss=-6.83.pt", "checkpoint_1.pt"],
     "a mark of our own": ["model#.pt", "model1.pt optim1.pt", "model2.pt optim2.pt"],
 }
+
+
+WHOLE = (
+    "checkpoint.pth 1epoch.pth 2epoch.pth",
+    "checkpoint_latest.pth checkpoint_best.pth",
+    "checkpoint_final.pth",
+    "model_best.pth model_0999.pth model_1999.pth model_final.pth",
+    "model_epoch_1.pt model_epoch_2.pt",
+    "last.ckpt epoch=1-step=10.ckpt epoch=2-step=20.ckpt",
+)
+PARTS = (
+    "model.safetensors",
+    "model.safetensors model_ema.safetensors",
+    "model_0.pt model_1.pt",
+    "model-00001-of-00003.safetensors model-00003-of-00003.safetensors",
+    "last.pt optimizer.pt",
+    "last.pt replay.bin",
+    "agent_5.pt agent_9.pt",
+    "netG.pth netD.pth",
+)
+
+
+@pytest.mark.parametrize(("names", "whole"), [*((n, 1) for n in WHOLE), *((n, 0) for n in PARTS)])
+def test_what_is_whole_though_a_configuration_lies_beside_it(
+    names: str, whole: int, tmp_path: Path
+) -> None:
+    """Detectron2, ESPnet, nnU-Net: a folder with texts in it is one set where parts are in it."""
+    for name in [*names.split(), "config.yaml", "train.log", "plots/loss.png"]:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(b"x")
+    found = scan(tmp_path)
+    assert found
+    checkpoints = {unit.path for unit in units(found) if not unit.companion}
+    assert checkpoints == ({f"run/{name}" for name in names.split()} if whole else {"run"})
+
+
+def test_what_is_whole_is_part_of_a_set_with_a_state_in_a_folder_beside_it(tmp_path: Path) -> None:
+    for name in ("run/last.pt", "run/config.yaml", "run/rng/rank0.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = scan(tmp_path)
+    assert found
+    assert [unit.path for unit in units(found)] == ["run"]
 
 
 @pytest.mark.parametrize("names", CASES.values(), ids=CASES)
