@@ -25,6 +25,10 @@ from syncd.units import Unit
 _LATE = 2
 """Times the pause between the last two of a series after which no other is awaited."""
 
+_AT_LEAST = 600 * 10**9
+"""Nanoseconds for which one is awaited all the same: on a line that carries less than is saved the
+last that has arrived is several saves old."""
+
 _BEGUN = ".syncd-beside-"
 """Beginning of the names of folders that tell what was begun; no scan looks into them."""
 
@@ -354,7 +358,7 @@ def _still_written(record: CommitRecord, commits: Iterable[CommitRecord | Corrup
     still = set()
     for mine, found in times.items():
         newest, *before = sorted(found, reverse=True)
-        awaited = _LATE * (newest - before[0]) if before else _ONCE
+        awaited = max(_LATE * (newest - before[0]), _AT_LEAST) if before else _ONCE
         if _written(record) - newest <= awaited:
             still.add(mine)
     return still

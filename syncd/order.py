@@ -22,6 +22,9 @@ modification kept, from one that was written here."""
 _MOST_AT_START = 100_000
 """Checkpoints of which it is remembered that they lay here at the start."""
 
+_SLICE = 10.0
+"""Seconds at a time that the first of a series is sent before another series may come between."""
+
 _MARGIN = 0.9
 """Share of the time left that a transfer is planned to take: a record has to follow it."""
 
@@ -90,6 +93,52 @@ class Newest:
             left_out = set(order[self._keep :]) & mine.keys()
             gone |= {path for path in left_out if not is_milestone(path, self._every)}
         return gone
+
+
+class Turns:
+    """Which checkpoint of each series is under way, and finished before its next one is begun.
+
+    What another series saves meanwhile may come between, and what was sent is kept. If its own
+    next ones came first, none would ever arrive where each takes longer than the time between two
+    saves: RVC writes a small extract after each pair, which is newer than the pair.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[str, str]] = {}
+        self._done: dict[str, tuple[int, int, str]] = {}
+
+    def begin(self, unit: Unit) -> None:
+        """This one is sent now; it has its turn if it is the newest of its series so far."""
+        mine = series(unit.path)
+        if not unit.companion and self._done.get(mine, unit.written) <= unit.written:
+            self._begun[mine] = unit.path, unit.signature
+
+    def has(self, unit: Unit) -> bool:
+        """Whether it is the turn of this one."""
+        return self._begun.get(series(unit.path)) == (unit.path, unit.signature)
+
+    def end(self, unit: Unit, done: bool) -> None:
+        """It is committed (``done``), or its turn is over without that."""
+        mine = series(unit.path)
+        if done:
+            self._done[mine] = max(unit.written, self._done.get(mine, unit.written))
+        if done or self.has(unit):
+            self._begun.pop(mine, None)
+
+    def instead(self, pending: Sequence[Unit], index: int) -> int:
+        """The one whose turn it is in the series of the one that was chosen."""
+        mine = series(pending[index].path)
+        own = (i for i, u in enumerate(pending) if series(u.path) == mine and self.has(u))
+        return next(own, index) if mine in self._begun else index
+
+    def may_precede(self, other: Unit, unit: Unit, passed: float) -> bool:
+        """Whether ``other`` may be sent before ``unit``, so many seconds under way, has arrived.
+
+        Of what goes in one request all is lost when it is stopped, so it is left some time.
+        """
+        if not self.has(unit):
+            return True
+        return passed >= _SLICE and series(other.path) != series(unit.path)
 
 
 class Seniority:

@@ -14,7 +14,7 @@ from syncd.detect import Detector
 from syncd.errors import Awaits, Busy, Changed, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.health import Health, Waiting
 from syncd.journal import Journal
-from syncd.order import Newest, Seniority, next_index
+from syncd.order import Newest, Seniority, Turns, next_index
 from syncd.others import Others, as_part, printable
 from syncd.records import CommitRecord, Layout
 from syncd.running import Pacer, at_rest, hold_still
@@ -87,6 +87,7 @@ class Pipeline:
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
         self._newest = Newest(keep_last, keep_every)
+        self._turns = Turns()
         self.pacer = Pacer(clock)
         self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots if rank is None else None  # of several, none proves the others
@@ -120,7 +121,8 @@ class Pipeline:
         if part:
             self._go_through(part)
         look = self._backlog.look()
-        self._coalesce(look, self._newest.superseded([unit for unit, _ in look.pending]))
+        waiting = [unit for unit, _ in look.pending if not self._turns.has(unit)]
+        self._coalesce(look, self._newest.superseded(waiting))
         look.cost, look.due = self._survey.cost if part else 0.0, self._survey.due_in()
         self._report(look)
         return look
@@ -224,7 +226,9 @@ class Pipeline:
     def choose(self, look: Look, publisher: Publisher, ends: Ends) -> tuple[int, bool]:
         """Which of the pending checkpoints goes next, and whether that is likely to be in time."""
         pending = [unit for unit, _ in look.pending]
-        return next_index(pending, self._seconds(ends), publisher.rate(), publisher.left)
+        seconds = self._seconds(ends)
+        at, in_time = next_index(pending, seconds, publisher.rate(), publisher.left)
+        return (self._turns.instead(pending, at) if seconds is None else at), in_time
 
     def _seconds(self, ends: Ends) -> float | None:
         end = ends()
@@ -247,6 +251,7 @@ class Pipeline:
             behind = self._seniority.behind(unit, publisher)
             self._health.sending(printable(unit.path), unit.size)
             asked = self._asking(unit, behind, publisher, ends)
+            self._turns.begin(unit)
             alone = self._only_logs(unit)
             if self._snapshots:
                 unit, taken = hold_still(
@@ -288,6 +293,7 @@ class Pipeline:
         if self._journal.is_safe(unit.path, unit.signature):
             self._backlog.drop(unit.path)
             self._newest.note(unit)
+            self._turns.end(unit, done=True)
             self._detector.learn(unit)
             self._survey.lively(unit.path)
         else:
@@ -300,8 +306,8 @@ class Pipeline:
 
         A newer checkpoint is more urgent than one of a backlog, and than one of which the store
         does not answer. It does not push away one that was the newest when its transfer began:
-        else none would ever arrive where each takes longer than the time between two saves.
-        What only accompanies others pushes nothing away.
+        else none would ever arrive where each takes longer than the time between two saves (see
+        Turns, too). Nor does what only accompanies others.
         """
         began = checked = self._clock.monotonic()
 
@@ -321,9 +327,11 @@ class Pipeline:
                 return False
             moved = max(began, self._health.last_progress())
             stalled = moved < now - _STALLED and self.failed_at() >= moved
-            newest = pending[-1]
-            other = newest.path != unit.path and newest.written > unit.written
-            return (behind > 0 or stalled) and other
+            newer = [u for u in pending if u.path != unit.path and u.written > unit.written]
+            if stalled and newer:
+                self._turns.end(unit, done=False)
+                return True
+            return behind > 0 and any(self._turns.may_precede(u, unit, now - began) for u in newer)
 
         return more_urgent
 

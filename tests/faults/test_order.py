@@ -107,6 +107,31 @@ def test_line_that_is_thin_is_not_taken_for_one_that_is_down(build: Build) -> No
         one.kill()
 
 
+def test_small_extract_after_each_pair_does_not_starve_the_pairs(build: Build) -> None:
+    """RVC: what is newest of all is small, and the line carries less than is saved."""
+    one = build(SYNCD_BWLIMIT="500K", SYNCD_SETTLE="0.5")
+    for folder in ("run", "weights"):
+        (one.checkpoints / folder).mkdir(parents=True)
+
+    def save(number: int) -> None:
+        for name in "GD":
+            save_zip(one.checkpoints / f"run/{name}_{200 * number}.pth", number, 1_000_000)
+            (one.checkpoints / f"run/{name}_{200 * (number - 6)}.pth").unlink(missing_ok=True)
+        save_zip(one.checkpoints / f"weights/voice_e{number}.pth", number, 200_000)
+
+    writer = Restless(save, 3.0)
+    one.start()
+    try:
+        wait_until(
+            lambda: sum(name.startswith("run/G_") for name in committed(one)) >= 2,
+            lambda: f"two pairs:\n{one.log()}",
+            60,
+        )
+    finally:
+        writer.end()
+        one.kill()
+
+
 @pytest.mark.slow
 def test_set_that_never_rests_is_committed_whole(build: Build) -> None:
     one = build(SYNCD_BWLIMIT="2M")
