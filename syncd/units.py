@@ -15,6 +15,7 @@ from syncd.companions import (
     grows,
     holds_steps,
     is_companion,
+    is_step,
     is_whole_alone,
 )
 from syncd.filestat import Stat
@@ -205,7 +206,7 @@ def units(
 def _open(folder: Folder, parent: Folder | None) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
-    if may_be_set and (_keeps_steps(folder) or _keeps_moments(folder)):
+    if may_be_set and not is_step(folder.name) and (_keeps_steps(folder) or _keeps_moments(folder)):
         known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
@@ -228,9 +229,12 @@ def _keeps_steps(folder: Folder) -> bool:
 def _keeps_moments(folder: Folder) -> bool:
     """Whether all that a trainer goes on from are files that are checkpoints by themselves.
 
-    ESPnet's ``checkpoint.pth`` and ``5epoch.pth``, nnU-Net's ``checkpoint_best.pth``.
+    ESPnet's ``checkpoint.pth`` and ``5epoch.pth``, nnU-Net's ``checkpoint_best.pth``. A single one
+    in a folder with a number in its name is a step of a series of folders.
     """
     names = [name for name in folder.files if not is_companion(folder, name)]
+    if len(names) < 2 and step_of(folder.name) >= 0:
+        return False
     if not (all(map(is_whole_alone, names)) and are_each_whole(names)):
         return False
     return all(map(all_accompany, folder.folders.values()))

@@ -90,10 +90,11 @@ class AzureStore(SideBySide):
 
     def ask(self, what: str, request: Callable[[Blobs], _T]) -> _T:
         """Make a request by the road that knows the way; its error becomes one of this package."""
+        lean = self._lean
         try:
-            if self._lean:
+            if lean:
                 with contextlib.suppress(Strange):
-                    return request(self._lean)
+                    return request(lean)
                 self._only_sdk()
             return request(self._open())
         except _failures() as error:
@@ -106,7 +107,6 @@ class AzureStore(SideBySide):
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. One Put Blob, whose MD5 the server verifies."""
-        checked_key(key)
         made = self.ask(f"putting {key}", lambda blobs: blobs.put_blob(key, data, condition))
         return ObjectInfo(key, len(data), *made)
 
@@ -122,6 +122,8 @@ class AzureStore(SideBySide):
             if isinstance(answer, Strange):
                 self._only_sdk()
                 yield from super().put_each([body])
+            elif isinstance(answer, StoreError):
+                yield answer
             elif isinstance(answer, Exception):
                 yield translate(answer, f"putting {body.key}")
             else:
@@ -143,7 +145,7 @@ class AzureStore(SideBySide):
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore."""
         del aside
-        made = azureappend.commit_longer(self, checked_key(key), base, tail)
+        made = azureappend.commit_longer(self, key, base, tail)
         return ObjectInfo(key, base.size + len(tail), *made)
 
     # -- reading
@@ -154,8 +156,7 @@ class AzureStore(SideBySide):
         if lean is None:
             yield from super().read_each(waiting)
             return
-        asked = ((checked_key(key), length) for key, length in waiting)
-        for one, answer in zip(waiting, lean.read_each(asked), strict=True):
+        for one, answer in zip(waiting, lean.read_each(waiting), strict=True):
             if isinstance(answer, Exception):
                 yield from super().read_each([one])  # for whatever is wrong with it
             else:
@@ -167,7 +168,6 @@ class AzureStore(SideBySide):
         """See ObjectStore."""
         if length is not None and length <= 0:
             return
-        checked_key(key)
         what = f"reading {key}"
         try:
             left, chunks = self.ask(what, lambda blobs: blobs.read(key, start, length, version))
@@ -186,7 +186,6 @@ class AzureStore(SideBySide):
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        checked_key(key)
         found = self.ask(f"looking at {key}", lambda blobs: blobs.head(key))
         return ObjectInfo(key, found.size, *found.stamp)
 
@@ -214,7 +213,7 @@ class AzureStore(SideBySide):
 
     def copy(self, source: str, target: str, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. Within an account the server copies at once, and all or nothing."""
-        found, what = self.head(source), f"copying {source} to {checked_key(target)}"
+        found, what = self.head(source), f"copying {source} to {target}"
         copy_id, status = self.ask(
             what, lambda blobs: blobs.start_copy(source, found.version, target, condition)
         )
@@ -245,7 +244,6 @@ class AzureStore(SideBySide):
         side_by_side(keys, self._delete)
 
     def _delete(self, key: str) -> None:
-        checked_key(key)
         with contextlib.suppress(NotFound):
             self.ask(f"deleting {key}", lambda blobs: blobs.delete(key))
 
@@ -368,7 +366,6 @@ class AzureUpload:
 def _noted(bodies: Iterable[Body], sent: deque[Body]) -> Iterator[Body]:
     for body in bodies:
         sent.append(body)
-        checked_key(body.key)
         yield body
 
 

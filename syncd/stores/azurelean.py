@@ -20,7 +20,7 @@ from syncd.stores.azuresign import Signer
 from syncd.stores.base import Body, Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
 from syncd.stores.exchange import Content, Exchange, Request, connect_to, is_fine
 from syncd.stores.http1 import Answer, Strange, request_head
-from syncd.stores.wire import CHUNK
+from syncd.stores.wire import CHUNK, checked_key
 
 
 class Refused(Exception):
@@ -139,7 +139,7 @@ class Lean:
         return _judge(*self._exchange.make(request, has_body))
 
     def _path_of(self, key: str) -> str:
-        return f"{self._path}/{quote(key, safe='~/')}"
+        return f"{self._path}/{quote(checked_key(key), safe='~/')}"
 
     def _put(self, key: str, data: Buffer, condition: Condition) -> Request:
         headers = {

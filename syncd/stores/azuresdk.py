@@ -12,7 +12,7 @@ from typing import Any
 from syncd.errors import NeedsOperator
 from syncd.stores.azurelean import Found, Stamp
 from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
-from syncd.stores.wire import CHUNK, CONNECT_TIMEOUT, READ_TIMEOUT, enlarge, quiet
+from syncd.stores.wire import CHUNK, CONNECT_TIMEOUT, READ_TIMEOUT, checked_key, enlarge, quiet
 
 try:
     import requests
@@ -66,7 +66,7 @@ class Sdk:
             ) from None
 
     def _blob(self, key: str) -> Any:
-        return self._container.get_blob_client(key)
+        return self._container.get_blob_client(checked_key(key))
 
     def put_blob(self, key: str, data: Buffer, condition: Condition) -> Stamp:
         """See Blobs."""

@@ -19,11 +19,11 @@ from azure.storage.blob import (
 )
 from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
-from syncd.errors import StoreError, Transient
+from syncd.errors import Permanent, StoreError, Transient
 from syncd.stores import azurelean, open_store
 from syncd.stores.azure import AzureStore
 from syncd.stores.azuresign import Account, SharedKey, parse
-from syncd.stores.base import Body, IfAbsent, IfVersion
+from syncd.stores.base import Body, IfAbsent, IfVersion, ObjectInfo
 from syncd.stores.http1 import Strange
 from tests.servers.azure import ACCOUNT, SECRET, Azurite, connection_string
 from tests.servers.fixtures import Bucket, azure_bucket
@@ -259,6 +259,20 @@ def test_what_is_strange_is_asked_of_the_sdk(container: Bucket, asked: str) -> N
             assert list(store.read_each([("a", 3)])) == [b"con"]
         else:
             assert store.head("a").size == 7
+    store.close()
+
+
+@pytest.mark.parametrize("only_sdk", [False, True])
+def test_name_that_no_object_can_have_spoils_none_of_the_others(
+    container: Bucket, only_sdk: bool
+) -> None:
+    store = cast("AzureStore", container.open())
+    if only_sdk:
+        store._only_sdk()
+    outcomes = list(store.put_each([Body("a", b"x"), Body("b" * 2000, b"x"), Body("c", b"x")]))
+    assert [type(outcome) for outcome in outcomes] == [ObjectInfo, Permanent, ObjectInfo]
+    wanted = [("a", 1), ("b" * 2000, 1), ("c", 1)]
+    assert [type(i) for i in store.read_each(wanted)] == [bytes, Permanent, bytes]
     store.close()
 
 

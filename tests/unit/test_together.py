@@ -92,6 +92,28 @@ def test_what_is_whole_though_a_configuration_lies_beside_it(
     assert checkpoints == ({f"run/{name}" for name in names.split()} if whole else {"run"})
 
 
+@pytest.mark.parametrize(
+    ("folder", "names", "whole"),
+    [
+        ("epoch_5", "checkpoint.pt", False),
+        ("000500", "checkpoint.pt", False),
+        ("epoch_5", "last.pt best.pt", False),
+        ("fold_0", "checkpoint_latest.pth checkpoint_best.pth", True),
+        ("run-2026", "G_20.pth D_20.pth G_40.pth D_40.pth", True),
+    ],
+)
+def test_folder_of_a_step_is_one_checkpoint_whatever_is_in_it(
+    folder: str, names: str, whole: bool, tmp_path: Path
+) -> None:
+    """Its series is that of the folders: of the files in it each would be one of its own."""
+    (tmp_path / "run" / folder).mkdir(parents=True)
+    for name in [*names.split(), "config.yaml"]:
+        (tmp_path / "run" / folder / name).write_bytes(b"x")
+    found = scan(tmp_path)
+    assert found
+    assert (f"run/{folder}" not in {unit.path for unit in units(found)}) == whole
+
+
 def test_what_is_whole_is_part_of_a_set_with_a_state_in_a_folder_beside_it(tmp_path: Path) -> None:
     for name in ("run/last.pt", "run/config.yaml", "run/rng/rank0.bin"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
