@@ -25,6 +25,9 @@ from syncd.scan import Folder
 from syncd.series import step_of
 from syncd.together import are_each_whole, gathered
 
+_MOST_IN_A_RUN = 1000
+"""Files of a folder that are looked at in each scan for several checkpoints among texts."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -206,9 +209,16 @@ def units(
 def _open(folder: Folder, parent: Folder | None) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
-    if may_be_set and not is_step(folder.name) and (_keeps_steps(folder) or _keeps_moments(folder)):
+    if may_be_set and _keeps_checkpoints(folder):
         known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
+
+
+def _keeps_checkpoints(folder: Folder) -> bool:
+    """Whether a folder with texts in it holds several checkpoints that are files, and is none."""
+    if is_step(folder.name) or len(folder.files) > _MOST_IN_A_RUN:
+        return False
+    return _keeps_steps(folder) or _keeps_moments(folder)
 
 
 def _keeps_steps(folder: Folder) -> bool:
