@@ -197,10 +197,10 @@ def _sweeps(record: CommitRecord, commits: Iterable[CommitRecord | Corrupt]) -> 
     """The folders above a checkpoint in which the state of a sweep lies."""
     above = {str(parent) for parent in PurePosixPath(record.checkpoint).parents}
     for commit in commits:
-        if isinstance(commit, CommitRecord) and is_companion(commit):
-            folder, _, name = commit.checkpoint.rpartition("/")
-            if folder in above and _SWEEP.fullmatch(name):
-                yield folder
+        if isinstance(commit, CommitRecord):
+            path = PurePosixPath(commit.checkpoint)
+            if _SWEEP.fullmatch(path.name) and str(path.parent) in above:
+                yield str(path.parent)
 
 
 def _best_of(record: CommitRecord, root: Path) -> list[str]:

@@ -16,7 +16,7 @@ _LOG = re.compile(r".*(tfevents.*|\.(log|jsonl|csv|tsv|md|out|err|wandb))", re.I
 
 _GROWS = re.compile(
     r"(.*/)?([^/]*tfevents[^/]*|[^/]*\.(log|jsonl|out|err|wandb)"
-    r"|([^/]*[-_.])?(metrics|scalars|logs?|loss|losses)([-_.][^/]*)?\.(json|txt|csv|tsv)"
+    r"|([^/]*[-_.])?(metrics|scalars|logs?|loss(?!.scal)|losses)([-_.][^/]*)?\.(json|txt|csv|tsv)"
     r"|([^/]*[-_.])?(results|summary|progress|monitor|history)([-_.][^/]*)?\.(csv|tsv)"
     r"|[^/]*logs?\.txt|(std)?(out|err)(put)?\.txt|vis_data/[^/]*\.json"
     r"|(result|catboost_training)\.json|[^/]*_(error|left)\.tsv)",
@@ -44,6 +44,7 @@ anew with each epoch. It is of no use without that epoch's weights, which lie in
 _SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
 
+_STATE_TEXT = re.compile(r".*state.*\.(json|ya?ml|txt)", re.IGNORECASE)
 _STEP = re.compile(r".*\d+")
 """A directory named after a step or an epoch holds one set of files."""
 
@@ -106,11 +107,27 @@ def all_accompany(folder: Folder) -> bool:
     return not steps and all("." in name for name, _ in files)
 
 
+def holds_no_state(folder: Folder) -> bool:
+    """Whether no trainer goes on from anything below a directory: texts, or pictures and logs."""
+    names = (name for _, part in folder.walk() for name in part.files)
+    return all_accompany(folder) or all(map(_ASIDE.fullmatch, names))
+
+
+def keeps_text_of_state(folder: Folder) -> bool:
+    """Whether a text in a directory says by its name that it belongs to one save."""
+    return any(_STATE_TEXT.fullmatch(name) for name in folder.files)
+
+
 def holds_steps(folder: Folder) -> bool:
     """Whether there are checkpoints in a directory that is none itself: a run, an experiment."""
     if any(map(_STEPS.fullmatch, folder.path.split("/"))):
         return False
     return any(map(_STEPS.fullmatch, folder.folders))
+
+
+def ends_in_number(folder: Folder) -> bool:
+    """Whether a directory may be one of several, by a number at its end."""
+    return bool(_STEP.fullmatch(folder.name))
 
 
 def is_step(name: str) -> bool:

@@ -19,6 +19,10 @@ from syncd.formats import check_json
 from syncd.units import Unit
 
 
+_AT_ONCE = 10 * 10**9
+"""Nanoseconds within which all ranks write what they have of one save."""
+
+
 class Act(enum.Enum):
     """What can be said of the writer's last act."""
 
@@ -68,9 +72,16 @@ def last_act(root: Path, unit: Unit) -> LastAct:
 
 
 def _ended(unit: Unit) -> bool:
-    """Whether nothing is younger than what is needed: in a folder that is used again, it may be."""
-    needed = [stat for path, stat in unit.files if _any([path], unit.profile.needs)]
-    return not _younger(unit, max(needed, key=lambda stat: stat.mtime_ns))
+    """Whether there is more than what is needed, and none of that is younger.
+
+    In a folder that is used again it may be; and other ranks may write theirs before the first has
+    written the weights.
+    """
+    needed = {path: stat for path, stat in unit.files if _any([path], unit.profile.needs)}
+    oldest, newest = (of(needed.values(), key=lambda stat: stat.mtime_ns) for of in (min, max))
+    younger = set(_younger(unit, oldest)) - needed.keys()
+    at_once = newest.mtime_ns - oldest.mtime_ns <= _AT_ONCE
+    return len(needed) < len(unit.files) and at_once and not younger
 
 
 def _any(names: list[str], patterns: tuple[str, ...]) -> bool:

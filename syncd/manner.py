@@ -189,7 +189,8 @@ def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
     if kinds(now).keys() != kinds(then).keys() or kinds(files).keys() != kinds(before.files).keys():
         return False
     steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
-    return len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
+    several = len(kinds(path for path in now if step_of(path) >= 0)) > 1
+    return several and len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
 
 
 def _longest_gap(moments: Iterable[int]) -> int:

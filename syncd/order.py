@@ -22,7 +22,7 @@ modification kept, from one that was written here."""
 _MOST_AT_START = 100_000
 """Checkpoints of which it is remembered that they lay here at the start."""
 
-_SLICE = 10.0
+_SLICE = 30.0
 """Seconds at a time that the first of a series is sent before another series may come between."""
 
 _MARGIN = 0.9
@@ -107,6 +107,11 @@ class Turns:
         self._begun: dict[str, tuple[str, str]] = {}
         self._done: dict[str, tuple[int, int, str]] = {}
 
+    def note(self, unit: Unit) -> None:
+        """This one is committed: older ones of its series are a backlog."""
+        mine = series(unit.path)
+        self._done[mine] = max(unit.written, self._done.get(mine, unit.written))
+
     def begin(self, unit: Unit) -> None:
         """This one is sent now; it has its turn if it is the newest of its series so far."""
         mine = series(unit.path)
@@ -119,11 +124,10 @@ class Turns:
 
     def end(self, unit: Unit, done: bool) -> None:
         """It is committed (``done``), or its turn is over without that."""
-        mine = series(unit.path)
         if done:
-            self._done[mine] = max(unit.written, self._done.get(mine, unit.written))
+            self.note(unit)
         if done or self.has(unit):
-            self._begun.pop(mine, None)
+            self._begun.pop(series(unit.path), None)
 
     def instead(self, pending: Sequence[Unit], index: int) -> int:
         """The one whose turn it is in the series of the one that was chosen."""

@@ -155,6 +155,7 @@ class Pipeline:
             self._give_up(unit, _UNREADABLE)
         elif self._journal.is_safe(unit.path, unit.signature):
             self._newest.note(unit)
+            self._turns.note(unit)
             self._detector.learn(unit)
             return False
         if not self._started:
@@ -226,13 +227,10 @@ class Pipeline:
     def choose(self, look: Look, publisher: Publisher, ends: Ends) -> tuple[int, bool]:
         """Which of the pending checkpoints goes next, and whether that is likely to be in time."""
         pending = [unit for unit, _ in look.pending]
-        seconds = self._seconds(ends)
+        end = ends()
+        seconds = None if end is None else max(0.0, end - self._clock.monotonic())
         at, in_time = next_index(pending, seconds, publisher.rate(), publisher.left)
         return (self._turns.instead(pending, at) if seconds is None else at), in_time
-
-    def _seconds(self, ends: Ends) -> float | None:
-        end = ends()
-        return None if end is None else max(0.0, end - self._clock.monotonic())
 
     def commit_next(
         self, look: Look, publisher: Publisher, ends: Ends = lambda: None
@@ -272,6 +270,9 @@ class Pipeline:
             self._give_up(unit, error)
         except (Corrupt, OSError) as error:
             self._postpone(unit, error)
+        except SyncdError:
+            self._turns.end(unit, done=False)
+            raise
         else:
             self._forgive(unit.path)
             self.pacer.committed(unit, alone, self._clock.monotonic() - began)
@@ -304,10 +305,8 @@ class Pipeline:
     ) -> Callable[[], bool]:
         """A question to be asked while ``unit`` is sent: does something more urgent wait?
 
-        A newer checkpoint is more urgent than one of a backlog, and than one of which the store
-        does not answer. It does not push away one that was the newest when its transfer began:
-        else none would ever arrive where each takes longer than the time between two saves (see
-        Turns, too). Nor does what only accompanies others.
+        A newer checkpoint does, than one of a backlog or one of which the store does not answer;
+        but none pushes away what was the newest when its transfer began (see Turns, too).
         """
         began = checked = self._clock.monotonic()
 

@@ -81,8 +81,9 @@ PROFILES = (
         needs=("random_states_*.pkl",),
         late=("custom_checkpoint_*.pkl",),
     ),
-    Profile(  # under any other name, such as kohya's NAME-000002-state
+    Profile(  # under the names that kohya's scripts give: NAME-000002-state
         "accelerate",
+        r".+[-_]state",
         contains=("random_states_*.pkl",),
         needs=("random_states_*.pkl",),
         late=("custom_checkpoint_*.pkl", "train_state.json"),

@@ -259,20 +259,21 @@ class Rewrites:
         changed = frozenset(
             path for path in lasting if now.get(path, lasting[path]) != before[path]
         )
-        words = ""
+        words, mark = "", unit.core
         if changed and last not in changed and last in now and not _is_followed(last, before, now):
             words = f"{last}, written last before, has not been written again yet"
         else:
             lacking = _next_lacks(lasting, now)
             if lacking:
-                changed = frozenset(kinds(now.keys() - before.keys()))
+                begun = now.keys() - before.keys()
+                changed, mark = frozenset(kinds(begun)), str(max(map(step_of, begun)))
                 words = f"there is no file like {lacking} of the step that was begun"
         if not words:
             return None
         signature, earlier = self._seen.get(unit.path, ("", frozenset()))
-        if signature not in ("", unit.core) and earlier == changed:
+        if signature not in ("", mark) and earlier == changed:
             return None
-        self._seen[unit.path] = (unit.core, changed)
+        self._seen[unit.path] = (mark, changed)
         return words
 
     def _of(self, unit: Unit) -> Files:

@@ -12,11 +12,14 @@ from itertools import pairwise
 from syncd.companions import (
     all_accompany,
     could_be_set,
+    ends_in_number,
     grows,
+    holds_no_state,
     holds_steps,
     is_companion,
     is_step,
     is_whole_alone,
+    keeps_text_of_state,
 )
 from syncd.filestat import Stat
 from syncd.pathrules import link_stays_inside, member
@@ -27,6 +30,9 @@ from syncd.together import are_each_whole, gathered
 
 _MOST_IN_A_RUN = 1000
 """Files of a folder that are looked at in each scan for several checkpoints among texts."""
+
+_SURELY_A_STEP = 10
+"""Of a single number: agents and layers begin at 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -178,14 +184,14 @@ def units(
         yield _whole(folder, profile, parent)
         folder.release()
         return
-    chain = [_open(folder, parent)]
+    chain = [_open(folder, parent, [])]
     while chain:
         here = chain[-1]
         child = next(here.children, None)
         if child is not None:
             profile = profile_of(child)
             if profile is None:
-                opened = _open(child, here.folder)
+                opened = _open(child, here.folder, chain)
                 yield from _no_sets(chain) if opened.known else ()
                 chain.append(opened)
                 continue
@@ -206,19 +212,29 @@ def units(
             child.release()
 
 
-def _open(folder: Folder, parent: Folder | None) -> _Open:
+def _open(folder: Folder, parent: Folder | None, above: list[_Open]) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
     may_be_set = parent is not None and not known and could_be_set(folder)
-    if may_be_set and _keeps_checkpoints(folder):
+    if may_be_set and _keeps_checkpoints(folder, [one for one in above if one.may_be_set]):
         known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
 
 
-def _keeps_checkpoints(folder: Folder) -> bool:
-    """Whether a folder with texts in it holds several checkpoints that are files, and is none."""
-    if is_step(folder.name) or len(folder.files) > _MOST_IN_A_RUN:
+def _keeps_checkpoints(folder: Folder, sets: list[_Open]) -> bool:
+    """Whether a folder with texts in it holds several checkpoints that are files, and is none.
+
+    Within what may be one set only if there are but texts above it.
+    """
+    if is_step(folder.name) or sum(map(is_whole_alone, folder.files)) > _MOST_IN_A_RUN:
         return False
-    return _keeps_steps(folder) or _keeps_moments(folder)
+    if keeps_text_of_state(folder) or any(_is_earnest(one.folder) for one in sets):
+        return False
+    return _keeps_steps(folder) or _keeps_moments(folder, least=2 if sets else 1)
+
+
+def _is_earnest(folder: Folder) -> bool:
+    """Whether there is more in what may be a set than texts, or it is one of several."""
+    return ends_in_number(folder) or not all(is_companion(folder, name) for name in folder.files)
 
 
 def _keeps_steps(folder: Folder) -> bool:
@@ -229,25 +245,27 @@ def _keeps_steps(folder: Folder) -> bool:
     """
     found = list(gathered(folder.files))
     steps = sorted({step_of(head) for head, _ in found} - {-1})
-    if len(steps) < 2 or any(after - before < 2 for before, after in pairwise(steps)):
+    if any(after - before < 2 for before, after in pairwise(steps)):
+        return False
+    if len(steps) < 2 and max(steps, default=0) < _SURELY_A_STEP:
         return False
     parts = {name for _, names in found for name in names}
-    left = folder.files.keys() - parts
+    left = [name for name in folder.files.keys() - parts if not grows(name)]
     return all(is_whole_alone(name) or is_companion(folder, name) for name in left)
 
 
-def _keeps_moments(folder: Folder) -> bool:
+def _keeps_moments(folder: Folder, least: int) -> bool:
     """Whether all that a trainer goes on from are files that are checkpoints by themselves.
 
     ESPnet's ``checkpoint.pth`` and ``5epoch.pth``, nnU-Net's ``checkpoint_best.pth``. A single one
     in a folder with a number in its name is a step of a series of folders.
     """
-    names = [name for name in folder.files if not is_companion(folder, name)]
-    if len(names) < 2 and step_of(folder.name) >= 0:
+    names = [n for n in folder.files if not (is_companion(folder, n) or grows(n))]
+    if len(names) < (2 if ends_in_number(folder) else least):
         return False
     if not (all(map(is_whole_alone, names)) and are_each_whole(names)):
         return False
-    return all(map(all_accompany, folder.folders.values()))
+    return all(map(holds_no_state, folder.folders.values()))
 
 
 def _hand_up(chain: list[_Open], unit: Unit) -> Iterator[Unit]:

@@ -74,8 +74,9 @@ class Exchange:
             while flying and (len(flying) >= IN_FLIGHT or _is_ready(flying[0])):
                 yield self._settle(flying.popleft())
             try:
+                made = request()
                 connection = self._pool.take()
-                connection.send(*request())
+                connection.send(*made)
             except Exception as error:  # noqa: BLE001 - of an SDK too, which renews its keys
                 flying.append(error)
             else:

@@ -323,15 +323,24 @@ def test_state_of_accelerate_under_any_name_is_complete_once_it_rests(desk: Desk
 
 def test_state_of_accelerate_that_is_written_over_has_its_random_states_last(desk: Desk) -> None:
     for seconds, name in enumerate(("model.bin", "optimizer.bin", "random_states_0.pkl")):
-        desk.write(f"state/{name}")
-        desk.date(f"state/{name}", seconds)
-    assert desk.judge_in(3, "state").complete
-    desk.write("state/model.bin")
-    desk.date("state/model.bin", 5)
-    assert not desk.judge_in(3, "state").complete
-    desk.write("state/random_states_0.pkl")
-    desk.date("state/random_states_0.pkl", 6)
-    assert desk.judge_in(3, "state").complete
+        desk.write(f"my-state/{name}")
+        desk.date(f"my-state/{name}", seconds)
+    assert desk.judge_in(3, "my-state").complete
+    for name, seconds in (
+        ("random_states_1.pkl", 40),
+        ("model.bin", 50),
+    ):  # the other rank is early
+        desk.write(f"my-state/{name}")
+        desk.date(f"my-state/{name}", seconds)
+        assert not desk.judge_in(3, "my-state").complete
+    desk.write("my-state/random_states_0.pkl")
+    desk.date("my-state/random_states_0.pkl", 51)
+    assert desk.judge_in(10, "my-state").complete
+
+
+def test_random_states_of_another_rank_alone_are_no_checkpoint(desk: Desk) -> None:
+    desk.write("my-state/random_states_1.pkl")
+    assert not desk.judge_in(3, "my-state").complete
 
 
 def test_saved_model_under_a_name_of_hf_is_committed_flagged(desk: Desk) -> None:

@@ -169,6 +169,37 @@ def test_file_of_a_step_that_was_written_last_is_not_written_again_but_followed(
         desk.commit("run")
 
 
+def test_half_of_a_step_that_is_written_once_more_is_still_a_half(desk: Desk) -> None:
+    save(desk, "run", 20, "left_20.bin", "right_20.bin")
+    desk.write("run/config.json", "{}")
+    assert desk.judge_in(LONG, "run").complete
+    desk.commit("run")
+    for content in (1, 2):
+        save(desk, "run", content, "left_40.bin")
+        assert not desk.judge_in(LONG, "run").complete
+
+
+def test_file_that_comes_with_some_steps_only_is_waited_for_minutes_but_not_for_ever(
+    desk: Desk,
+) -> None:
+    save(desk, "run", 20, "left_20.bin", "right_20.bin", "config.yaml")
+    assert desk.judge_in(LONG, "run").complete
+    desk.commit("run")
+    save(desk, "run", 40, "left_40.bin")
+    verdict = desk.judge_in(LONG, "run")
+    assert not verdict.complete
+    assert verdict.again is not None
+    desk.clock.sleep(verdict.again)
+    assert desk.judge("run").complete
+
+
+def test_layers_with_gaps_that_are_saved_with_pauses_are_no_steps(desk: Desk) -> None:
+    desk.write("net/config.json", "{}")
+    for layer in range(1, 13, 2):
+        save(desk, "net", layer, f"layer_{layer}.bin")
+        assert not desk.judge_in(SETTLE + 1, "net").complete
+
+
 def test_step_that_has_fewer_files_than_the_last_is_waited_for_once(desk: Desk) -> None:
     save(desk, "44k", 20, "left_20.bin", "right_20.bin", "best_20.bin")
     desk.write("44k/config.json", "{}")

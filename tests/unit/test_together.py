@@ -100,6 +100,10 @@ def test_what_is_whole_though_a_configuration_lies_beside_it(
         ("epoch_5", "last.pt best.pt", False),
         ("fold_0", "checkpoint_latest.pth checkpoint_best.pth", True),
         ("run-2026", "G_20.pth D_20.pth G_40.pth D_40.pth", True),
+        ("44k", "G_20.pth D_20.pth", True),
+        ("44k", "G_0.pth D_0.pth", False),
+        ("out", "checkpoint.pt trainer_state.json", False),
+        ("out", "G_20.pth D_20.pth G_40.pth D_40.pth trainer_state.json", False),
     ],
 )
 def test_folder_of_a_step_is_one_checkpoint_whatever_is_in_it(
@@ -107,11 +111,46 @@ def test_folder_of_a_step_is_one_checkpoint_whatever_is_in_it(
 ) -> None:
     """Its series is that of the folders: of the files in it each would be one of its own."""
     (tmp_path / "run" / folder).mkdir(parents=True)
-    for name in [*names.split(), "config.yaml"]:
+    for name in [*names.split(), "config.yaml", "plots_7/sample.png"]:
+        (tmp_path / "run" / folder / name).parent.mkdir(exist_ok=True)
         (tmp_path / "run" / folder / name).write_bytes(b"x")
+    (tmp_path / "run" / folder / "metrics.json").write_bytes(bytes(2_000_000))  # a long log
     found = scan(tmp_path)
     assert found
     assert (f"run/{folder}" not in {unit.path for unit in units(found)}) == whole
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "checkpoint_000005/meta.bin checkpoint_000005/model/checkpoint.pt",
+        "gen-5/meta.json gen-5/optim/o.bin gen-5/model/checkpoint.pt",
+        "latest/model.bin latest/agent/best.pt latest/agent/last.pt",
+        "latest/meta.json latest/optim/o.bin latest/model/checkpoint.pt",
+        "last/model.bin last/state/random_states_0.pkl last/state/optimizer.bin",
+    ],
+)
+def test_folder_in_a_set_is_a_part_of_it(files: str, tmp_path: Path) -> None:
+    for name in files.split():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(b"x")
+        (tmp_path / "run" / name).with_name("config.json").write_text("{}")
+    found = scan(tmp_path)
+    assert found
+    assert [unit.path for unit in units(found)] == [f"run/{files.partition('/')[0]}"]
+
+
+def test_state_of_accelerate_in_a_run_is_not_all_of_the_run(tmp_path: Path) -> None:
+    for name in (
+        "out/random_states_0.pkl",
+        "out/checkpoint-500/model.bin",
+        "out/checkpoint-1000/model.bin",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = scan(tmp_path)
+    assert found
+    assert {"out/checkpoint-500", "out/checkpoint-1000"} <= {unit.path for unit in units(found)}
 
 
 def test_what_is_whole_is_part_of_a_set_with_a_state_in_a_folder_beside_it(tmp_path: Path) -> None:
