@@ -18,7 +18,6 @@ from syncd.filestat import Stat
 from syncd.formats import check_json
 from syncd.units import Unit
 
-
 _AT_ONCE = 10 * 10**9
 """Nanoseconds within which all ranks write what they have of one save."""
 
