@@ -89,7 +89,9 @@ def test_killed_at_one_file_operation_after_another_the_end_is_the_same(
     assert loaded.state["history"] == expected["history"]
     names = sorted(path.name for path in (folder / "checkpoints/r").iterdir())
     assert names[-1] == "gen-000009"
-    assert len(names) == 2  # which one is beside it: a save that is under way lets the next wait
+    # which one is beside it: a save that is under way lets the next wait; and nobody deletes the
+    # oldest any more where the last life was lost between its last save and that
+    assert len(names) in (2, 3)
     assert all(re.fullmatch(r"gen-\d{6}", name) for name in names), "nothing half-written is left"
 
 
