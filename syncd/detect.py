@@ -268,13 +268,9 @@ class Detector:
         if seen.faults:
             return Verdict(False, reason=seen.faults, failed=seen.failed)
         if last.act is not Act.DONE:
-            doubt = self._siblings.lack(unit)
+            doubt = self._siblings.lack(unit) or self._rewrites.half_way(unit)
             if doubt:
                 return Verdict(False, reason=doubt)
-            doubt, left = self._rewrites.half_way(unit), self._settle * _ALONE - quiet
-            ends = self._rewrites.only_added(unit)  # nothing of the save before was touched
-            if doubt and not (ends and left <= 0):
-                return Verdict(False, reason=doubt, again=left if ends else None)
         flagged = last.act is Act.ABSENT
         label = unit.profile.name + (", marker absent" if flagged else "")
         return Verdict(True, profile=label, flagged=flagged)

@@ -1,7 +1,7 @@
 """The requests of Azure Blob Storage that syncd makes, without the SDK.
 
 The SDK (``azuresdk``) takes over wherever something is not understood here; both have the same
-calls, and give the same results (``tests/stores/test_conformance.py`` runs each way).
+calls, and give the same results (``tests/stores/test_azure.py`` asks each of both).
 """
 
 from __future__ import annotations
