@@ -18,9 +18,9 @@ from xml.etree import ElementTree
 from syncd.stores import azuresign
 from syncd.stores.azuresign import Signer
 from syncd.stores.base import Body, Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
-from syncd.stores.exchange import Content, Exchange, Request, connect_to, is_fine
+from syncd.stores.exchange import Exchange, Request, connect_to, is_fine
 from syncd.stores.http1 import Answer, Strange, request_head
-from syncd.stores.wire import CHUNK, checked_key
+from syncd.stores.wire import checked_key
 
 
 class Refused(Exception):
@@ -223,7 +223,7 @@ class Lean:
         if answer.status != 206 and (start or length is not None):
             body.close()
             raise Strange("the range was not heeded")
-        return body.length, _chunks(body)
+        return body.length, iter(body)
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | Exception]:
         """Read many small blobs, each up to so many bytes; what became of each, in order."""
@@ -322,17 +322,6 @@ def _conditions(condition: Condition) -> dict[str, str]:
     if isinstance(condition, IfVersion):
         return {"if-match": f'"{condition.version}"'}
     return {"if-none-match": "*"} if isinstance(condition, IfAbsent) else {}
-
-
-def _chunks(body: Content) -> Iterator[Any]:
-    try:
-        left = body.length
-        while left > 0:
-            chunk = body.read(CHUNK)
-            left -= len(chunk)
-            yield chunk
-    finally:
-        body.close()
 
 
 def _stamp(answer: Answer) -> Stamp:

@@ -1,8 +1,8 @@
 """Requests to one server and their answers, over kept-alive connections, for the lean roads.
 
 How a request is signed and what an answer means is each cloud's own matter (``s3lean``,
-``azurelean``); here one is made and waited for, or its body comes as a stream, or many are in
-flight at a time.
+``azurelean``, ``gcslean``); here one is made and waited for, or its body comes as a stream, or
+many are in flight at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import SplitResult
 
 from syncd.stores.base import Buffer
 from syncd.stores.http1 import Address, Answer, Connection, Pool, Strange
-from syncd.stores.wire import CONNECT_TIMEOUT, CONNECTIONS, READ_TIMEOUT
+from syncd.stores.wire import CHUNK, CONNECT_TIMEOUT, CONNECTIONS, READ_TIMEOUT
 
 _BODY_LIMIT = 64 * 1024 * 1024
 _ERROR_LIMIT = 1024 * 1024
@@ -123,6 +123,14 @@ class Content:
         chunk = self._connection.read(count) if count else b""
         self._left -= count
         return chunk
+
+    def __iter__(self) -> Iterator[bytes | bytearray]:
+        """What is left, in chunks; the connection is given back or closed at the end."""
+        try:
+            while self._left > 0:
+                yield self.read(CHUNK)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give the connection back, if all was read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from syncd.errors import Conflict, Corrupt, NotFound, StoreError
 from syncd.stores.base import Buffer, ObjectInfo
@@ -15,37 +15,23 @@ REQUESTS = 3
 """Put, compose, delete."""
 
 
-def compose(store: GCSStore, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> Any:
-    """See ObjectStore.append; the library's blob.
+def compose(store: GCSStore, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
+    """See ObjectStore.append.
 
     The piece keeps its name from one append to the next: what a killed process leaves of it is
     overwritten by the next one, and deleted.
     """
     piece = store.put(aside, tail)
-    generations = [int(base.version), int(piece.version)]
-
-    def request(bucket: Any) -> Any:
-        whole = bucket.blob(key)
-        whole.content_type = "application/octet-stream"
-        sources = [
-            bucket.blob(name, generation=generation)
-            for name, generation in zip((key, aside), generations, strict=True)
-        ]
-        whole.compose(
-            sources,
-            if_generation_match=generations[0],
-            if_source_generation_match=generations,
-            **store.no_retry,
-        )
-        return whole
-
+    sources = {key: base.version, aside: piece.version}
     try:
-        made = store.ask(f"appending to {key}", request)
+        made = store.ask(
+            f"appending to {key}", lambda objects: objects.compose(key, sources, base.version)
+        )
     except NotFound as error:
         raise Conflict(f"{key} is not there any more") from error
     finally:
         with contextlib.suppress(StoreError):
             store.delete([aside])
-    if int(made.size) != base.size + len(tail):
+    if made.size != base.size + len(tail):
         raise Corrupt(f"{key} has {made.size} bytes after {len(tail)} came to {base.size}")
     return made

@@ -1,14 +1,13 @@
-"""What Google's libraries raise, as the errors of this package, each with a remedy."""
+"""What either road to Google raises, as the errors of this package, each with a remedy.
+
+None of Google's libraries is loaded for it: what was raised is told by its form.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any
-
-import requests
-from google.api_core.exceptions import GoogleAPICallError
-from google.auth import exceptions as auth
 
 from syncd.errors import (
     Conflict,
@@ -37,16 +36,19 @@ _LIMITS = {"rateLimitExceeded", "userRateLimitExceeded"}
 
 
 def _answer_of(error: BaseException | None) -> Any:
-    if isinstance(error, requests.HTTPError | GoogleAPICallError):
-        return error.response
-    return getattr(error, "response", None)
+    answer = getattr(error, "response", None)
+    return error if answer is None else answer  # of the lean road it is both
 
 
 def status_of(error: BaseException | None) -> int:
     """The HTTP status of the answer, 0 where there was none."""
-    if isinstance(error, GoogleAPICallError):
-        return int(error.code or 0)
-    return int(getattr(_answer_of(error), "status_code", 0) or 0)
+    told = getattr(_answer_of(error), "status_code", None) or getattr(error, "code", None)
+    return int(told) if isinstance(told, int) else 0
+
+
+def is_of_login(error: BaseException) -> bool:
+    """Whether it is an error of google-auth."""
+    return any(kind.__name__ == "GoogleAuthError" for kind in type(error).__mro__)
 
 
 def _details(error: Exception) -> tuple[str, str]:
@@ -61,7 +63,7 @@ def _details(error: Exception) -> tuple[str, str]:
 
 def translate(error: Exception, what: str, of_bucket: bool = False) -> StoreError:
     """The error of this package for one of Google's, met while doing ``what``."""
-    if isinstance(error, auth.GoogleAuthError):
+    if is_of_login(error):
         return _translate_login(error, what)
     if status_of(error):
         return _translate_answer(error, what, of_bucket)
@@ -80,9 +82,9 @@ def translate(error: Exception, what: str, of_bucket: bool = False) -> StoreErro
     return Transient(f"{what}: no answer ({type(error).__name__})", hint="check the network")
 
 
-def _translate_login(error: auth.GoogleAuthError, what: str) -> StoreError:
+def _translate_login(error: Exception, what: str) -> StoreError:
     """A refused login needs a person; a login server that could not be reached does not."""
-    if isinstance(error, auth.TransportError) or error.retryable:
+    if type(error).__name__ == "TransportError" or getattr(error, "retryable", False):
         return Transient(f"{what}: the login server does not answer", hint="check the network")
     hint = _KEY
     if "invalid_grant" in str(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import google.auth
 from google.auth.credentials import AnonymousCredentials
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import AuthorizedSession, Request
 from google.oauth2 import credentials as user
 from google.oauth2 import service_account
 
@@ -19,6 +21,7 @@ from syncd.errors import NeedsOperator
 
 # typed in part only, and another part in each version
 _session: Any = AuthorizedSession
+_request: Any = Request
 _anonymous: Any = AnonymousCredentials
 _service: Any = service_account.Credentials
 _user: Any = user.Credentials
@@ -31,6 +34,39 @@ _HINT = "point GOOGLE_APPLICATION_CREDENTIALS at the key file of a service accou
 def open_session(environ: Mapping[str, str]) -> Any:
     """A requests session that signs what it sends; NeedsOperator without usable credentials."""
     return _session(_credentials(environ))
+
+
+class Token:
+    """What lets a request in: a token, fetched when the first one is made and before it expires."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Makes no request."""
+        self._environ = environ
+        self._lock = threading.Lock()
+        self._found: tuple[Any, Any] | None = None
+
+    def _open(self) -> tuple[Any, Any]:
+        if not self._found:
+            self._found = _credentials(self._environ), _request()
+        return self._found
+
+    def head(self, method: str, url: str) -> Mapping[str, str]:
+        """See gcslean.Login; GoogleAuthError, or NeedsOperator without usable credentials."""
+        headers: dict[str, str] = {}
+        with self._lock:  # one fetches it, the others wait
+            credentials, ask = self._open()
+            credentials.before_request(ask, method, url, headers)
+        return headers
+
+    def renew(self) -> bool:
+        """See gcslean.Login."""
+        with self._lock:
+            credentials, ask = self._open()
+            try:
+                credentials.refresh(ask)
+            except GoogleAuthError:
+                return False
+        return True
 
 
 def _credentials(environ: Mapping[str, str]) -> Any:

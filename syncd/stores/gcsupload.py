@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import json
 import re
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
 from syncd.errors import Conflict, Corrupt, NotFound, Permanent, StoreError, Transient
 from syncd.stores.base import Buffer, Condition, IfAbsent, IfVersion, NoRanges, ObjectInfo
+from syncd.stores.gcsobjects import Told, base64_crc32c, seconds
 
 if TYPE_CHECKING:
     from syncd.stores.gcs import GCSStore
-
-
-def base64_crc32c(value: int) -> str:
-    """As Google writes it."""
-    return base64.b64encode(value.to_bytes(4, "big")).decode()
 
 
 class GCSUpload(NoRanges):
@@ -47,7 +42,7 @@ class GCSUpload(NoRanges):
 
     def take_up(self) -> None:
         """Ask how far it got; NotFound if it is gone, or its object has been replaced."""
-        made = self._note(self._request({"Content-Range": f"bytes */{self._size}"}))
+        made = self._note(self._request({"content-range": f"bytes */{self._size}"}))
         if made is None:
             return
         if self._store.head(self.key).version != str(made["generation"]):
@@ -92,7 +87,7 @@ class GCSUpload(NoRanges):
         """Send what the server lacks of the newest part; the object, once there is one."""
         end = self._offset + self._length
         if self._uncertain:
-            made = self._note(self._request({"Content-Range": f"bytes */{self._size}"}))
+            made = self._note(self._request({"content-range": f"bytes */{self._size}"}))
             if made is not None:
                 return made
         while self._stored < end or self._size == 0:
@@ -101,30 +96,29 @@ class GCSUpload(NoRanges):
             body = self._part[self._stored - self._offset :]
             span = f"{self._stored}-{end - 1}" if body else "*"
             before = self._stored
-            made = self._note(self._request({"Content-Range": f"bytes {span}/{self._size}"}, body))
+            made = self._note(self._request({"content-range": f"bytes {span}/{self._size}"}, body))
             if made is not None:
                 return made
             if self._stored <= before:
                 raise Transient(f"{self.key}: the server keeps nothing of a part")
         return None
 
-    def _request(self, headers: dict[str, str], body: bytes = b"") -> Any:
+    def _request(self, headers: dict[str, str], body: bytes = b"") -> Told:
         self._uncertain = True
-        answer = self._store.send(
+        answer = self._store.ask(
             f"sending part {self._number} of {self.key}",
-            "PUT",
-            self._url,
-            data=body,
-            headers=headers,
-            allow_redirects=False,  # 308 says "go on" here
+            lambda objects: objects.session("PUT", self._url, headers, body),
         )
         self._uncertain = False
         return answer
 
-    def _note(self, answer: Any) -> dict[str, Any] | None:
-        if answer.status_code != 308:
-            return dict(answer.json())
-        kept = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
+    def _note(self, answer: Told) -> dict[str, Any] | None:
+        if answer.status != 308:
+            try:
+                return dict(json.loads(answer.body))
+            except ValueError:
+                raise Transient(f"{self.key}: what was made of it is not told") from None
+        kept = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("range", ""))
         self._stored = int(kept[1]) + 1 if kept else 0
         return None
 
@@ -144,8 +138,7 @@ class GCSUpload(NoRanges):
         crc32c = base64_crc32c(self._crc32c_after)
         if int(made["size"]) != self._size or made.get("crc32c", crc32c) != crc32c:
             raise Corrupt(f"{self.key} arrived with other content", hint="it is sent again")
-        modified = datetime.fromisoformat(made["updated"].replace("Z", "+00:00"))
-        return ObjectInfo(self.key, self._size, str(made["generation"]), modified.timestamp())
+        return ObjectInfo(self.key, self._size, str(made["generation"]), seconds(made["updated"]))
 
     def abort(self) -> None:
         """See Upload."""
@@ -158,4 +151,7 @@ class GCSUpload(NoRanges):
     def discard(self) -> None:
         """End the session."""
         with contextlib.suppress(Permanent):  # the answer to it is 499, or 410 if it was gone
-            self._store.send(f"aborting {self.key}", "DELETE", self._url, data=b"")
+            self._store.ask(
+                f"aborting {self.key}",
+                lambda objects: objects.session("DELETE", self._url, {}, b""),
+            )

@@ -163,7 +163,7 @@ class Connection:
                 raise Strange("the body of the answer is too long")
             return bytes(self.read(answer.length)) if answer.length else b""
         whole = b""
-        while size := int(self._line().split(b";")[0], 16):
+        while size := self._chunk_size():
             if len(whole) + size > limit:
                 raise Strange("the body of the answer is too long")
             whole += self.read(size)
@@ -171,6 +171,12 @@ class Connection:
         while self._line():
             pass  # trailers
         return whole
+
+    def _chunk_size(self) -> int:
+        try:
+            return int(self._line().split(b";")[0], 16)
+        except ValueError:
+            raise Strange("the length of a chunk is no number") from None
 
     def _line(self) -> bytes:
         while (end := self._early.find(b"\r\n")) < 0:

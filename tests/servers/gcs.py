@@ -33,3 +33,22 @@ class GcpEmulator(Server):
     def command(self) -> Sequence[str]:
         where = ("--host", "127.0.0.1", "--port", str(self.port))
         return [program("bin", "gcp-storage-emulator"), "start", *where, "--in-memory"]
+
+
+def service_account(token_uri: str) -> dict[str, str]:
+    """What the key file of a service account holds whose login server is that."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return {
+        "type": "service_account",
+        "client_email": "syncd@tests.example",
+        "private_key": pem.decode(),
+        "token_uri": token_uri,
+    }

@@ -5,8 +5,10 @@
     wrong crc32c or md5 of an upload: 400, and no object
     names longer than 1,024 bytes: 400
     one write per second to the same name: 429 (only where ``one_write_per_second`` is set)
+    a token that is none of its own: 401 (only where ``tokens`` is set; ``/token`` gives one out,
+        to anybody)
 
-It checks no credentials, and it is no Google: say so where results are quoted.
+It checks no rights, and it is no Google: say so where results are quoted.
 """
 
 from __future__ import annotations
@@ -62,6 +64,10 @@ class StrictGcs:
     def __init__(self, upstream_port: int) -> None:
         self.upstream = upstream_port
         self.one_write_per_second = False
+        self.tokens: set[str] | None = None
+        self.given_out = 0
+        self.takes_none = False
+        """Whether the tokens that are given out are refused all the same."""
         self.sessions: dict[str, Session] = {}
         self.lock = threading.RLock()
         self._written: dict[tuple[str, str], float] = {}
@@ -170,8 +176,11 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         try:
+            self._let_in(url.path)
             upload = _UPLOAD.match(url.path)
-            if upload and "upload_id" in query:
+            if url.path == "/token":
+                self._give_out()
+            elif upload and "upload_id" in query:
                 self._session(query["upload_id"], body)
             elif upload:
                 self._upload(unquote(upload[1]), query, body)
@@ -180,6 +189,20 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refusal:
             words = {"message": refusal.reason, "errors": [{"reason": refusal.reason}]}
             self._reply(refusal.status, json.dumps({"error": words}).encode())
+
+    def _let_in(self, path: str) -> None:
+        tokens = self.strict.tokens
+        told = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if tokens is not None and told not in tokens and path != "/token":
+            raise Refused(401, "authError")
+
+    def _give_out(self) -> None:
+        with self.strict.lock:
+            self.strict.given_out += 1
+            token = f"token-{self.strict.given_out}"
+            self.strict.tokens = set() if self.strict.takes_none else {token}
+        answer = {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+        self._reply(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _upload(self, bucket: str, query: dict[str, str], body: bytes) -> None:
         strict, wanted = self.strict, query.get("ifGenerationMatch")

@@ -2,19 +2,27 @@
 
 gcp-storage-emulator answers the status query of a session as Google does, fake-gcs-server would
 commit the truncated object; conditions are proven on the strict layer, which has sessions too.
+Two roads lead to one bucket, the lean one and the SDK's: what they say must be the same.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from syncd.errors import Corrupt, NotFound, Permanent, Transient
+from syncd.errors import Corrupt, NeedsOperator, NotFound, Permanent, StoreError, Transient
+from syncd.stores import gcslean, gcsobjects, open_store
+from syncd.stores.base import Body, IfAbsent, IfVersion
+from syncd.stores.gcs import GCSStore
+from syncd.stores.gcsobjects import seconds
 from tests.servers.fixtures import Bucket, gcs_bucket
-from tests.servers.gcs import GcpEmulator
+from tests.servers.gcs import GcpEmulator, service_account
 from tests.servers.strict_gcs import StrictGcs
 from tests.servers.wires import Wire
 
@@ -128,3 +136,145 @@ def test_another_content_of_a_part_that_is_there_is_corrupt(strict: Bucket) -> N
     upload.send(2, b"c")
     with pytest.raises(Corrupt):
         upload.finish()
+
+
+def everything(store: GCSStore, name: str) -> list[Any]:
+    """What each kind of request gives, without what the name and the moment make of it."""
+    odd = f"{name}/a b+ü&%3F?'(x)~#.pt"
+    info = store.put(odd, b"content", IfAbsent())
+    found: list[Any] = [info.size, store.head(odd) == info]
+    for numbers in ((1, 2), (1, 3)):  # side by side: a key once in each
+        bodies = [Body(f"{name}/{n}", b"%d" % n, IfAbsent()) for n in numbers]
+        found += [getattr(i, "size", type(i)) for i in store.put_each(bodies)]
+    found += [bytes(b"".join(store.read(odd, start, 3))) for start in (0, 5, 7)]
+    found += [bytes(b"".join(store.read(odd, 2, version=info.version)))]
+    found += [
+        type(item) if isinstance(item, StoreError) else bytes(item)
+        for item in store.read_each([(f"{name}/2", 9), (f"{name}/no", 9), (f"{name}/1", 9)])
+    ]
+    upload = store.start_upload(f"{name}/parts", 256 * 1024 + 3)
+    upload.send(1, memoryview(bytes(256 * 1024)))
+    upload.send(2, b"end")
+    found += [upload.finish(IfAbsent()).size, b"".join(store.read(f"{name}/parts"))[-4:]]
+    store.start_upload(f"{name}/aborted", MIB).abort()
+    found += [store.copy(f"{name}/2", f"{name}/copy", IfAbsent()).size]
+    longer = store.append(odd, info, b" and more", f"{name}/aside")
+    found += [longer.size, b"".join(store.read(odd))]
+    fails: tuple[Callable[[], object], ...] = (
+        lambda: store.put(odd, b"x", IfVersion(info.version)),
+        lambda: store.head(f"{name}/none"),
+        lambda: b"".join(store.read(odd, version=info.version)),
+        lambda: store.copy(f"{name}/2", f"{name}/copy", IfAbsent()),
+        lambda: store.append(odd, info, b"x", f"{name}/aside"),
+    )
+    for fail in fails:
+        with pytest.raises(StoreError) as caught:
+            fail()
+        found += [type(caught.value), str(caught.value).replace(f"{name}/", ""), caught.value.hint]
+    found += sorted((i.key[2:], i.size, i.modified > 0) for i in store.list(f"{name}/"))
+    store.delete([f"{name}/1", f"{name}/2", f"{name}/none"])
+    found += sorted(i.key[2:] for i in store.list(f"{name}/"))
+    return found
+
+
+def test_both_roads_give_the_same_answers(strict: Bucket) -> None:
+    lean, sdk = (cast("GCSStore", strict.open()) for _ in range(2))
+    sdk._only_sdk()
+    assert everything(lean, "a") == everything(sdk, "b")
+    assert lean._lean is not None, "nothing was strange on the way"
+    assert lean._sdk is None
+    for store in (lean, sdk):
+        store.close()
+
+
+@pytest.fixture
+def by_token(
+    strict: Bucket, strict_gcs: StrictGcs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> GCSStore:
+    """The bucket as by a key file: the server asks for a token that the login server gives."""
+    monkeypatch.setattr(gcsobjects, "_SERVER", strict_gcs.url)
+    strict_gcs.tokens = set()
+    path = tmp_path / "key.json"
+    path.write_text(json.dumps(service_account(f"{strict_gcs.url}/token")))
+    env = {"GOOGLE_APPLICATION_CREDENTIALS": str(path)}
+    return cast("GCSStore", open_store("gcs", strict.bucket, env))
+
+
+def test_one_token_does_for_all_requests(by_token: GCSStore, strict_gcs: StrictGcs) -> None:
+    everything(by_token, "a")
+    assert by_token._sdk is None
+    assert strict_gcs.given_out == 1
+    by_token.close()
+
+
+def test_a_token_that_is_not_taken_any_more_is_renewed(
+    by_token: GCSStore, strict_gcs: StrictGcs
+) -> None:
+    store = by_token
+    store.put("a", b"content")
+    upload = store.start_upload("parts", MIB + 3)
+    asks: list[Callable[[], object]] = [
+        lambda: store.put("a", b"content"),
+        lambda: store.head("a"),
+        lambda: _all_good(store.put_each([Body("c", b"content")])),
+        lambda: b"".join(store.read("a")),
+        lambda: _all_good(store.read_each([("c", 7)])),
+        lambda: list(store.list("")),
+        lambda: upload.send(1, bytes(MIB)),
+        lambda: store.copy("a", "b"),
+        lambda: store.delete(["b"]),
+    ]
+    for number, ask in enumerate(asks, start=2):
+        strict_gcs.tokens = set()
+        ask()
+        assert strict_gcs.given_out == number
+    store.close()
+
+
+def _all_good(answers: Iterator[object]) -> None:
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
+
+
+def test_credentials_that_are_refused_again_need_an_operator(
+    by_token: GCSStore, strict_gcs: StrictGcs
+) -> None:
+    strict_gcs.takes_none = True
+    for answer in (*by_token.put_each([Body("a", b"x")]), *by_token.read_each([("a", 1)])):
+        assert isinstance(answer, NeedsOperator)
+        assert "GOOGLE_APPLICATION_CREDENTIALS" in answer.hint
+    by_token.close()
+
+
+def test_a_session_at_another_address_is_the_sdks(strict: Bucket) -> None:
+    """A token must go to no other server than the one that it was made for."""
+    lean = cast("GCSStore", strict.open())
+    upload = lean.start_upload("a", MIB + 1)
+    upload._url = upload._url.replace("127.0.0.1", "localhost")
+    upload.send(1, bytes(MIB))
+    assert lean._lean is None
+    upload.send(2, b"x")
+    assert upload.finish() == lean.head("a")
+    lean.close()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"GOOGLE_API_USE_CLIENT_CERTIFICATE": "true"},
+        {"GOOGLE_CLOUD_UNIVERSE_DOMAIN": "cloud.example"},
+        {"STORAGE_EMULATOR_HOST": "http://user@127.0.0.1:1"},
+        {"STORAGE_EMULATOR_HOST": "127.0.0.1:none"},
+    ],
+)
+def test_what_only_the_sdk_knows_is_left_to_it(env: dict[str, str]) -> None:
+    assert gcslean.told("bucket", env) is None
+
+
+def test_a_proxy_is_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    assert gcslean.told("bucket", {}) is None
+
+
+@pytest.mark.parametrize("fraction", ["", ".5", ".123456789"])
+def test_a_date_has_any_number_of_digits(fraction: str) -> None:
+    assert seconds(f"1970-01-01T00:01:00{fraction}Z") == pytest.approx(60 + float(fraction or 0))

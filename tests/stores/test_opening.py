@@ -16,6 +16,7 @@ import pytest
 from syncd.errors import NeedsOperator, Transient
 from syncd.stores import open_store
 from tests.servers.azure import connection_string
+from tests.servers.gcs import service_account
 from tests.servers.process import free_port
 
 SETTINGS = {
@@ -125,7 +126,7 @@ def test_a_login_that_fails_is_told_from_a_refused_one(
     server = _answering(status, json.dumps(answer)) if status else None
     port = server.server_address[1] if server else free_port()
     path = tmp_path / "key.json"
-    path.write_text(json.dumps(_service_account(f"http://127.0.0.1:{port}/token")))
+    path.write_text(json.dumps(service_account(f"http://127.0.0.1:{port}/token")))
     monkeypatch.setattr("time.sleep", lambda _seconds: None)  # google-auth's own retries
     store = open_store("gcs", "bucket", {"GOOGLE_APPLICATION_CREDENTIALS": str(path)})
     try:
@@ -154,24 +155,6 @@ def _answering(status: int, body: str) -> Any:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-def _service_account(token_uri: str) -> dict[str, str]:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return {
-        "type": "service_account",
-        "client_email": "syncd@tests.example",
-        "private_key": pem.decode(),
-        "token_uri": token_uri,
-    }
 
 
 def test_a_rotated_credentials_file_is_read_afresh(
