@@ -149,7 +149,8 @@ class S3Store(SideBySide):
                 self._only_sdk()
                 yield from super().put_each([body])
             elif isinstance(answer, Exception):
-                yield translate(answer, f"put_object {body.key}")
+                what = f"put_object {body.key}"
+                yield answer if isinstance(answer, StoreError) else translate(answer, what)
             else:
                 try:
                     yield self._is_put(body.key, body.data, answer)
@@ -160,7 +161,7 @@ class S3Store(SideBySide):
         for body in bodies:
             sent.append(body)
             proof = {**self._proof.headers(body.data), **conditions(body.condition)}
-            yield {"Key": checked_key(body.key), "Body": body.data, **proof}
+            yield {"Key": body.key, "Body": body.data, **proof}
 
     def _send_body(self, operation: str, key: str, data: Buffer, **parameters: Any) -> Any:
         """Send a body with a checksum that the store verifies."""
@@ -262,9 +263,7 @@ class S3Store(SideBySide):
         if lean is None:
             yield from super().read_each(waiting)
             return
-        requests = (
-            {"Key": checked_key(key), "Range": f"bytes=0-{length - 1}"} for key, length in waiting
-        )
+        requests = ({"Key": key, "Range": f"bytes=0-{length - 1}"} for key, length in waiting)
         answers = lean.each("get_object", requests)
         for (key, length), answer in zip(waiting, answers, strict=True):
             if isinstance(answer, Exception):

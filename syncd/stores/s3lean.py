@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from syncd.stores.exchange import Exchange, Request, is_fine
 from syncd.stores.http1 import Answer, Strange, request_head
 from syncd.stores.s3sign import UNSIGNED, Signer
+from syncd.stores.wire import checked_key
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
@@ -204,7 +205,8 @@ class Lean:
             payload = UNSIGNED
         else:
             payload = hashlib.sha256(body).hexdigest()
-        path = f"{self._base}/{parameters['Key']}" if "Key" in parameters else self._base or "/"
+        key = parameters.get("Key")
+        path = self._base or "/" if key is None else f"{self._base}/{checked_key(key)}"
         target, signed = self._signer.sign(method, path, asked, headers, payload)
         signed["user-agent"] = "syncd"
         if method in ("PUT", "POST"):

@@ -12,7 +12,7 @@ import pytest
 
 from syncd.clock import SystemClock
 from syncd.errors import Conflict, Corrupt, NeedsOperator, NotFound, Permanent, Transient
-from syncd.stores.base import IfAbsent, IfVersion, ObjectStore, Upload
+from syncd.stores.base import Body, IfAbsent, IfVersion, ObjectStore, Upload
 from syncd.stores.resilient import Resilient
 from tests.servers.fixtures import Bucket
 from tests.servers.process import free_port
@@ -429,6 +429,16 @@ def test_wrong_credentials_need_an_operator_and_stay_secret(bucket: Bucket) -> N
         assert caught.value.hint
         text = f"{caught.value.explain()} {caught.value!r} {caught.value.__cause__!r} {store!r}"
         assert not [secret for secret in bucket.secrets if secret in text]
+
+
+def test_a_name_that_cannot_be_harms_none_of_the_others(store: ObjectStore) -> None:
+    names = ("a", "b" * 1025, "c")
+    made = list(store.put_each(Body(name, name[:1].encode()) for name in names))
+    assert isinstance(made[1], Permanent)
+    assert [made[0], made[2]] == [store.head("a"), store.head("c")]
+    found = list(store.read_each((name, 1) for name in names))
+    assert isinstance(found[1], Permanent)
+    assert [found[0], found[2]] == [b"a", b"c"]
 
 
 def test_a_missing_bucket_needs_an_operator(bucket: Bucket) -> None:
