@@ -44,6 +44,8 @@ def finish(  # noqa: PLR0911 - one for each reason to leave the instance alone
         return f"nothing is copied to a bucket: the instance stays (ON_FINISH={action})"
     if outcome.safe is not True:
         return f"the last flush is not proven: the instance stays (ON_FINISH={action})"
+    if outcome.left:
+        return f"{outcome.left}: the instance stays (ON_FINISH={action})"
     if not probe.newest_is_intact():
         return f"the newest commit could not be proven: the instance stays (ON_FINISH={action})"
     number, key = environ.get("CONTAINER_ID", ""), environ.get("CONTAINER_API_KEY", "")

@@ -124,7 +124,10 @@ class Keeper:
         safe = probe.flush(self._grace)
         if safe is None:
             say("syncd did not answer in time: the flush is not proven")
-        self._run_dir.save_outcome(Outcome(outcome.code, outcome.reason, bool(safe)))
+        left = probe.left_out(self._checkpoint_dir) if safe else ""
+        if left:
+            say(left)
+        self._run_dir.save_outcome(Outcome(outcome.code, outcome.reason, bool(safe), left))
         try:
             self._supervisor.shutdown()
         except RpcError as error:

@@ -111,6 +111,36 @@ def flush(grace: float) -> bool | None:
     return {0: True, 1: False}.get(done.returncode)
 
 
+def left_out(folder: Path, *, timeout: float = 15.0) -> str:
+    """What lies below ``folder`` and is newer than the recovery point but not complete: why.
+
+    Empty if there is nothing of that kind. A flush is content without it: it may be what a
+    trainer that was killed has left. Once the machine is gone nobody can look at it any more.
+    """
+    state = status(timeout=timeout)
+    if state.code is None or "incomplete" not in state.document:
+        return "syncd did not tell what is not complete"
+    point = state.recovery_point or {}
+    safe = str(point.get("checkpoint", ""))
+    since = _newest_time(folder / safe) if point else -1
+    for item in state.document["incomplete"]:
+        path = str(item.get("path", ""))
+        if path == safe or _newest_time(folder / path) > since:
+            return f"{path} is not complete and was not sent: {item.get('reason')}"
+    return ""
+
+
+def _newest_time(path: Path) -> int:
+    """Of a file, or of what a folder holds, in ns; -1 if it is gone."""
+    newest = -1
+    for one in (path, *path.rglob("*")):
+        try:
+            newest = max(newest, one.lstat().st_mtime_ns)
+        except OSError:
+            continue
+    return newest
+
+
 def shutdown_grace(environ: Mapping[str, str] = os.environ) -> float:
     """Return SYNCD_SHUTDOWN_GRACE in seconds; about one that is no number syncd complains."""
     try:

@@ -108,8 +108,8 @@ def _not_safe(
     if not _copies(environ):
         return f"everything: {newest} exists on this machine only" if newest else "nothing to lose"
     behind = newest is not None and (point is None or point.get("checkpoint") != newest)
-    if outcome and outcome.safe and not behind:
-        return "nothing: all that is complete is in the bucket"
+    if outcome and outcome.safe and (outcome.left or not behind):
+        return outcome.left or "nothing: all that is complete is in the bucket"
     if behind:
         return f"{newest} is not proven to be in the bucket; `python -m syncd --once` sends it"
     if outcome and outcome.safe is not True:

@@ -21,12 +21,14 @@ NOT_YET = (".*", "tmp*", "*.tmp", "*.partial", "*.part", "*.orbax-checkpoint-tmp
 class Outcome:
     """How the trainer ended: its exit code, in words why, and whether the flush was complete.
 
-    ``safe`` is None while the flush has not answered.
+    ``safe`` is None while the flush has not answered; ``left`` says what is newer than all that
+    is safe and was not complete.
     """
 
     code: int
     reason: str
     safe: bool | None = None
+    left: str = ""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def test_a_finished_and_proven_training_ends_its_machine(
         (None, {}),
         (Outcome(0, "finished", False), {}),
         (Outcome(0, "finished", None), {}),
+        (Outcome(0, "finished", True, "last.pt is not complete and was not sent"), {}),
         (DONE, {"CLOUD_BUCKET": ""}),
         (DONE, {"CONTAINER_ID": "../1"}),
         (DONE, {"CONTAINER_API_KEY": ""}),

@@ -61,6 +61,7 @@ class Scene:
         self.pause = NotingPause()
         self.flushes: list[float] = []
         self.flush_answer: bool | None = True
+        self.left = ""
         self.keeper = self.another_keeper()
 
     def another_keeper(self) -> Keeper:
@@ -89,6 +90,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
         return scene.flush_answer
 
     monkeypatch.setattr(probe, "flush", flush)
+    monkeypatch.setattr(probe, "left_out", lambda _folder: scene.left)
     return scene
 
 
@@ -107,6 +109,12 @@ def test_a_flush_that_fails_or_hangs_is_not_called_safe(scene: Scene, answer: bo
     scene.flush_answer = answer
     scene.trainer_exits(0)
     assert scene.run_dir.outcome() == Outcome(0, "the trainer finished", safe=False)
+
+
+def test_what_a_flush_leaves_out_is_kept_for_the_report(scene: Scene) -> None:
+    scene.left = "step_9.pt is not complete and was not sent: it is cut off"
+    scene.trainer_exits(0)
+    assert scene.run_dir.outcome() == Outcome(0, "the trainer finished", True, scene.left)
 
 
 def test_a_crash_loop_is_bounded_and_slows_down(scene: Scene) -> None:
