@@ -72,12 +72,12 @@ class GCSStore(SideBySide):
             self._sdk = gcssdk.Sdk(self._name, self._environ)
         return self._sdk
 
-    def ask(self, what: str, request: Callable[[Objects], _T]) -> _T:
+    def ask(self, what: str, key: str, request: Callable[[Objects], _T]) -> _T:
         """Make a request by the road that knows the way; its error becomes one of this package."""
         try:
             answer = self._ask(request)
         except _failures() as error:
-            raise self._translated(error, what) from error
+            raise self._translated(error, what, key) from error
         self._bucket_seen = True
         return answer
 
@@ -92,14 +92,15 @@ class GCSStore(SideBySide):
     def _only_sdk(self) -> None:
         self._lean = None
 
-    def _translated(self, error: Exception, what: str) -> StoreError:
+    def _translated(self, error: Exception, what: str, key: str) -> StoreError:
         """A missing object is told from a missing bucket by a look at the bucket."""
         if status_of(error) != 404 or self._bucket_seen:
             return translate(error, what)
         try:
-            self._ask(lambda objects: objects.look())
+            self._ask(lambda objects: objects.look(key))
         except _failures() as reason:
-            return translate(reason, what, of_bucket=True)
+            if status_of(reason) != 403:  # who may not list has met a bucket all the same
+                return translate(reason, what, of_bucket=True)
         self._bucket_seen = True
         return translate(error, what)
 
@@ -107,7 +108,7 @@ class GCSStore(SideBySide):
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. The server verifies the crc32c sent along, and tells its own."""
-        return self.ask(f"putting {key}", lambda objects: objects.put(key, data, condition))
+        return self.ask(f"putting {key}", key, lambda objects: objects.put(key, data, condition))
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
         """See ObjectStore."""
@@ -124,7 +125,7 @@ class GCSStore(SideBySide):
             elif isinstance(answer, ObjectInfo | StoreError):
                 yield answer
             else:
-                yield self._translated(answer, f"putting {body.key}")
+                yield self._translated(answer, f"putting {body.key}", body.key)
 
     def start_upload(self, key: str, size: int, copies: bool = False) -> GCSUpload:
         """See ObjectStore.
@@ -139,7 +140,7 @@ class GCSStore(SideBySide):
         except NotFound:
             generation = "0"
         try:
-            url = self.ask(what, lambda objects: objects.start_session(key, size, generation))
+            url = self.ask(what, key, lambda objects: objects.start_session(key, size, generation))
         except Conflict as error:
             raise Transient(f"{what}: it was replaced at this moment") from error
         return GCSUpload(self, key, url, size, generation)
@@ -180,7 +181,9 @@ class GCSStore(SideBySide):
             return
         what = f"reading {key}"
         try:
-            left, chunks = self.ask(what, lambda objects: objects.read(key, start, length, version))
+            left, chunks = self.ask(
+                what, key, lambda objects: objects.read(key, start, length, version)
+            )
         except StoreError as error:
             if status_of(error.__cause__) == 416:
                 return  # from the very end of an object there is nothing to read
@@ -196,7 +199,7 @@ class GCSStore(SideBySide):
 
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        return self.ask(f"looking at {key}", lambda objects: objects.head(key))
+        return self.ask(f"looking at {key}", key, lambda objects: objects.head(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
@@ -204,7 +207,7 @@ class GCSStore(SideBySide):
         try:
             if lean:
                 for info in lean.list(prefix):
-                    some = True
+                    some = self._bucket_seen = True
                     yield info
                 return
         except Strange:
@@ -224,6 +227,7 @@ class GCSStore(SideBySide):
         """See ObjectStore."""
         return self.ask(
             f"copying {source} to {target}",
+            source,
             lambda objects: objects.rewrite(source, target, condition),
         )
 
@@ -233,7 +237,7 @@ class GCSStore(SideBySide):
 
     def _delete(self, key: str) -> None:
         with contextlib.suppress(NotFound):
-            self.ask(f"deleting {key}", lambda objects: objects.delete(key))
+            self.ask(f"deleting {key}", key, lambda objects: objects.delete(key))
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore: none. Google lists no sessions; they cost nothing and end in a week."""

@@ -25,7 +25,9 @@ def compose(store: GCSStore, key: str, base: ObjectInfo, tail: Buffer, aside: st
     sources = {key: base.version, aside: piece.version}
     try:
         made = store.ask(
-            f"appending to {key}", lambda objects: objects.compose(key, sources, base.version)
+            f"appending to {key}",
+            key,
+            lambda objects: objects.compose(key, sources, base.version),
         )
     except NotFound as error:
         raise Conflict(f"{key} is not there any more") from error

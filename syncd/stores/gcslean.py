@@ -231,9 +231,9 @@ class Lean:
                 return
             token = following
 
-    def look(self) -> None:
+    def look(self, prefix: str) -> None:
         """See Objects."""
-        self._call("GET", f"{self._bucket}/o", {"maxResults": "1"})
+        self._call("GET", f"{self._bucket}/o", {"maxResults": "1", "prefix": prefix})
 
     def rewrite(self, source: str, target: str, condition: Condition) -> ObjectInfo:
         """See Objects. Within a bucket the first call mostly rewrites all of it."""

@@ -52,8 +52,8 @@ class Objects(Protocol):
         """All objects of that prefix."""
         ...
 
-    def look(self) -> None:
-        """Look whether there is such a bucket, by listing at most one object of it."""
+    def look(self, prefix: str) -> None:
+        """Look whether there is such a bucket, by listing at most one object of that prefix."""
         ...
 
     def rewrite(self, source: str, target: str, condition: Condition) -> ObjectInfo:

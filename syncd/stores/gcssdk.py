@@ -130,9 +130,10 @@ class Sdk:
         for blob in self._client.list_blobs(self._bucket, prefix=prefix or None, **_NO_RETRY):
             yield _info(blob)
 
-    def look(self) -> None:
+    def look(self, prefix: str) -> None:
         """See Objects."""
-        next(iter(self._client.list_blobs(self._bucket, max_results=1, **_NO_RETRY)), None)
+        wanted = {"prefix": prefix, "max_results": 1, **_NO_RETRY}
+        next(iter(self._client.list_blobs(self._bucket, **wanted)), None)
 
     def rewrite(self, source: str, target: str, condition: Condition) -> ObjectInfo:
         """See Objects."""

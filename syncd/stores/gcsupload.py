@@ -107,6 +107,7 @@ class GCSUpload(NoRanges):
         self._uncertain = True
         answer = self._store.ask(
             f"sending part {self._number} of {self.key}",
+            self.key,
             lambda objects: objects.session("PUT", self._url, headers, body),
         )
         self._uncertain = False
@@ -153,5 +154,6 @@ class GCSUpload(NoRanges):
         with contextlib.suppress(Permanent):  # the answer to it is 499, or 410 if it was gone
             self._store.ask(
                 f"aborting {self.key}",
+                self.key,
                 lambda objects: objects.session("DELETE", self._url, {}, b""),
             )

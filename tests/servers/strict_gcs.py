@@ -5,10 +5,12 @@
     wrong crc32c or md5 of an upload: 400, and no object
     names longer than 1,024 bytes: 400
     one write per second to the same name: 429 (only where ``one_write_per_second`` is set)
+    names and listings outside of a prefix: 403 (only where ``prefix`` is set;
+        all listings where ``lists`` is not)
     a token that is none of its own: 401 (only where ``tokens`` is set; ``/token`` gives one out,
         to anybody)
 
-It checks no rights, and it is no Google: say so where results are quoted.
+It checks no other rights, and it is no Google: say so where results are quoted.
 """
 
 from __future__ import annotations
@@ -65,6 +67,9 @@ class StrictGcs:
         self.upstream = upstream_port
         self.one_write_per_second = False
         self.tokens: set[str] | None = None
+        self.prefix = ""
+        """What all names begin with that its user may touch or list."""
+        self.lists = True
         self.given_out = 0
         self.takes_none = False
         """Whether the tokens that are given out are refused all the same."""
@@ -196,6 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
         if tokens is not None and told not in tokens and path != "/token":
             raise Refused(401, "authError")
 
+    def _allow(self, name: str) -> None:
+        if not name.startswith(self.strict.prefix):
+            raise Refused(403, "forbidden")
+
     def _give_out(self) -> None:
         with self.strict.lock:
             self.strict.given_out += 1
@@ -213,6 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "resumable":
             metadata = json.loads(body or b"{}")
         name = str(metadata.get("name") or query.get("name", ""))
+        self._allow(name)
         with strict.lock:
             strict.require(bucket, name, wanted)
             if kind == "resumable":
@@ -279,16 +289,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _other(self, path: str, query: dict[str, str], body: bytes) -> None:
         strict, wanted = self.strict, query.get("ifGenerationMatch")
         target, plain = _TARGET.match(path), _OBJECT.match(path)
+        about = target or plain
+        parts = [unquote(part) for part in about.groups() if part is not None] if about else []
+        bucket, name = parts or ("", query.get("prefix", ""))
+        self._allow(name)
+        if not about and not strict.lists:
+            raise Refused(403, "forbidden")
         with strict.lock:
-            if target:
-                bucket, name = (unquote(part) for part in target.groups() if part is not None)
+            if about:
                 strict.require(bucket, name, wanted)
+            if target:
                 strict.note_write(bucket, name)
                 if path.endswith("/compose"):
                     self._compose(bucket, name, json.loads(body)["sourceObjects"])
                     return
-            elif plain:
-                strict.require(unquote(plain[1]), unquote(plain[2]), wanted)
             self._pass_on(body)
 
     def _compose(self, bucket: str, name: str, sources: list[dict[str, Any]]) -> None:

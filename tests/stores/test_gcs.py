@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from syncd.errors import Corrupt, NeedsOperator, NotFound, Permanent, StoreError, Transient
+from syncd.errors import Corrupt, NeedsOperator, NotFound, Permanent, Refused, StoreError, Transient
 from syncd.stores import gcslean, gcsobjects, open_store
 from syncd.stores.base import Body, IfAbsent, IfVersion
 from syncd.stores.gcs import GCSStore
@@ -185,6 +185,39 @@ def test_both_roads_give_the_same_answers(strict: Bucket) -> None:
     assert lean._sdk is None
     for store in (lean, sdk):
         store.close()
+
+
+@pytest.mark.parametrize("road", ["lean", "sdk"])
+def test_an_identity_that_is_held_to_a_prefix_does_for_all(
+    strict: Bucket, strict_gcs: StrictGcs, road: str
+) -> None:
+    strict_gcs.prefix = "a/"
+    for first in ("head", "upload", "everything"):
+        store = cast("GCSStore", strict.open())
+        if road == "sdk":
+            store._only_sdk()
+        if first == "head":
+            with pytest.raises(NotFound):
+                store.head("a/none")
+            with pytest.raises(Refused):
+                store.head("b/none")
+        elif first == "upload":
+            assert store.start_upload("a/large", 0).finish().size == 0
+        else:
+            everything(store, "a")
+        store.close()
+
+
+def test_who_may_not_list_has_met_a_bucket_all_the_same(
+    strict: Bucket, strict_gcs: StrictGcs
+) -> None:
+    strict_gcs.lists = False
+    store = strict.open()
+    with pytest.raises(NotFound):
+        store.head("a")
+    with pytest.raises(Refused):
+        list(store.list(""))
+    store.close()
 
 
 @pytest.fixture
