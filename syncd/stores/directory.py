@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import threading
@@ -33,6 +34,8 @@ from syncd.stores.wire import CHUNK, checked_key
 _ASIDE = ".syncd-tmp"
 """Folder inside the store for objects that are not whole yet; never listed."""
 
+_WRITE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+
 
 class DirectoryStore(SideBySide):
     """Objects as files below one directory."""
@@ -53,6 +56,8 @@ class DirectoryStore(SideBySide):
             metered=False,
         )
         self._swap = threading.Lock()
+        self._own, self._numbers = secrets.token_hex(8), itertools.count()
+        """What the names of this process begin with in the folder aside, and how they go on."""
 
     # -- paths
 
@@ -63,7 +68,7 @@ class DirectoryStore(SideBySide):
         return self._root / key
 
     def _aside(self) -> Path:
-        """A fresh path for an object that is not whole yet."""
+        """A fresh path for an object that is not whole yet, in a folder that is there."""
         folder = self._root / _ASIDE
         if not folder.is_dir():
             if not self._root.parent.is_dir():
@@ -72,7 +77,10 @@ class DirectoryStore(SideBySide):
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise translate(error, str(self._root)) from error
-        return folder / secrets.token_hex(8)
+        return self._fresh()
+
+    def _fresh(self) -> Path:
+        return self._root / _ASIDE / f"{self._own}{next(self._numbers):x}"
 
     def _absent(self) -> NeedsOperator:
         return NeedsOperator(
@@ -109,19 +117,26 @@ class DirectoryStore(SideBySide):
                 yield translate(fault, body.key) if fault else answer
 
     def _put(self, body: Body, durable: bool) -> ObjectInfo:
-        target, aside = self._path(body.key), self._aside()
+        target, aside = self._path(body.key), self._fresh()
         try:
-            fd = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-            with open(fd, "wb", buffering=0) as file, memoryview(body.data) as view:  # noqa: PTH123 - of fd
-                done = 0
-                while done < len(view):
-                    done += file.write(view[done:])
+            try:
+                fd = os.open(aside, _WRITE, 0o666)
+            except (FileNotFoundError, NotADirectoryError):  # mostly it is there: no look before
+                aside = self._aside()
+                fd = os.open(aside, _WRITE, 0o666)
+            try:
+                with memoryview(body.data) as view:
+                    done = 0
+                    while done < len(view):
+                        done += os.write(fd, view[done:])
                 os.fsync(fd)
+            finally:
+                os.close(fd)
             return self.settle(aside, target, body.key, body.condition, durable)
         except OSError as error:
             raise translate(error, body.key) from error
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 aside.unlink()
 
     def settle(

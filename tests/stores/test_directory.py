@@ -33,6 +33,20 @@ def test_a_volume_that_is_not_mounted_needs_an_operator(tmp_path: Path) -> None:
     assert not (tmp_path / "not").exists()
 
 
+def test_a_file_in_the_place_of_the_directory_needs_an_operator(tmp_path: Path) -> None:
+    (tmp_path / "bucket").write_bytes(b"x")
+    with pytest.raises(NeedsOperator, match="bucket") as caught:
+        DirectoryStore(tmp_path / "bucket").put("a", b"x")
+    assert "CLOUD_BUCKET" in caught.value.hint
+
+
+def test_the_folder_aside_is_made_again(store: DirectoryStore, tmp_path: Path) -> None:
+    store.put("a", b"x")
+    (tmp_path / "bucket/.syncd-tmp").rmdir()
+    store.put("b", b"y")
+    assert sorted(info.key for info in store.list("")) == ["a", "b"]
+
+
 @pytest.mark.parametrize("key", ["../a", "a/../../b", "/etc/x", "a//b", ".", "./a", ".syncd-tmp/a"])
 def test_no_name_leads_out_of_the_directory(store: DirectoryStore, key: str) -> None:
     with pytest.raises(Permanent):
