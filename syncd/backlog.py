@@ -19,6 +19,10 @@ _RESTLESS = (
     "training goes on from belongs in SYNCD_EXCLUDE"
 )
 
+PACED = "only logs or a database have changed, and were sent just now"
+SUPERSEDED = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"
+"""What is not incomplete, though it is not sent now."""
+
 _LONG = 1800.0
 """Seconds of being written to after which nobody may rely on its becoming complete."""
 
@@ -38,6 +42,9 @@ class Look:
     """Complete checkpoints, oldest first, each with the profile to record."""
 
     incomplete: list[Waiting] = field(default_factory=list)
+    touched: dict[str, int] = field(default_factory=dict)
+    """When each incomplete one was changed last, its logs apart, in ns since the epoch."""
+
     again: float | None = None
     """Seconds after which something may have become complete by quiet alone."""
 
@@ -80,6 +87,9 @@ class _Entry:
     changed: float = 0.0
     """When it was changed last, in seconds since the epoch."""
 
+    touched: int = 0
+    """The same, its logs apart and by whichever clock says later, in nanoseconds."""
+
 
 class Backlog:
     """Checkpoints that wait: complete ones for their turn, others for what they lack."""
@@ -120,7 +130,7 @@ class Backlog:
     def judged(self, unit: Unit, verdict: Verdict) -> None:
         """A checkpoint was looked at; complete ones wait for their turn from now on."""
         again = None if verdict.again is None else self._clock.monotonic() + verdict.again
-        entry = _Entry(unit.size, unit.tracker, verdict.reason, again=again)
+        entry = _Entry(unit.size, unit.tracker, verdict.reason, again=again, touched=unit.touched)
         if verdict.complete:
             entry.unit, entry.profile, entry.again = unit, verdict.profile, None
         elif not unit.companion:
@@ -137,7 +147,9 @@ class Backlog:
 
         ``again`` is one that a flush waits for as well.
         """
-        self._put(unit, _Entry(unit.size, unit.tracker, reason, again=again, retry=retry))
+        touched = unit.touched
+        entry = _Entry(unit.size, unit.tracker, reason, again=again, retry=retry, touched=touched)
+        self._put(unit, entry)
 
     def _put(self, unit: Unit, entry: _Entry) -> None:
         self.drop(unit.path)
@@ -205,6 +217,7 @@ class Backlog:
             else:
                 name = self._printable(path)
                 found.incomplete.append(Waiting(name, entry.size, entry.reason))
+                found.touched[name] = entry.touched
         found.pending.sort(key=lambda item: item[0].written)
         again = [e.again for e in self._entries.values() if e.again is not None]
         retry = [e.retry for e in self._entries.values() if e.retry is not None]

@@ -41,6 +41,7 @@ from syncd.sweeper import Sweeper
 from syncd.transfer import Transfer
 from syncd.units import Unit, units
 from syncd.unproven import mark_begun
+from syncd.unsent import newer
 from syncd.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class FlushReport:
     logs: int
     failed: tuple[tuple[str, str], ...]
     incomplete: tuple[Waiting, ...]
+    newer: tuple[tuple[str, str], ...] = ()
+    """What is not sent and newer than all that is safe, and why not."""
 
     @property
     def safe(self) -> bool:
@@ -299,7 +302,13 @@ class Engine:
             shipped,
             tuple(failed.items()),
             tuple(item for item in look.incomplete if item.path not in failed),
+            tuple(self._newer(look).items()),
         )
+
+    def _newer(self, look: Look) -> dict[str, str]:
+        settings = self.settings
+        safe = self.publisher.recovery_point() if self.publisher else None
+        return newer(settings.checkpoint_dir, settings.exclude, look, safe)
 
     def retain(self) -> None:
         """Retention, where it is asked for, what nobody will name, and a long log; a failure waits.

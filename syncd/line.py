@@ -377,4 +377,5 @@ def as_document(report: FlushReport) -> dict[str, Any]:
         "logs": report.logs,
         "failed": dict(report.failed),
         "incomplete": {item.path: item.reason for item in report.incomplete},
+        "newer": dict(report.newer),
     }

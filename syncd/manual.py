@@ -119,8 +119,7 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
             return 2
     if as_json:
         print(json.dumps(report))  # noqa: T201 - the answer itself
-    else:
-        _tell(report)
+    _tell(report)
     # a transfer that hangs in a dead network must not hold the process at its end
     sys.stdout.flush()
     sys.stderr.flush()
@@ -128,7 +127,8 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
 
 
 def _tell(report: dict[str, Any]) -> None:
-    for path, reason in report.get("incomplete", {}).items():
+    left = {**report.get("incomplete", {}), **report.get("newer", {})}
+    for path, reason in left.items():
         _say(f"syncd: not complete, not sent: {path}: {reason}")
     for path, reason in report["failed"].items():
         _say(f"syncd: NOT SAFE: {path}: {reason}")
@@ -137,7 +137,7 @@ def _tell(report: dict[str, Any]) -> None:
         _say(f"syncd: WARNING: not in the mirror: {path}: {reason}")
     if report["safe"]:
         count, logs = report.get("committed", 0), report.get("logs", 0)
-        what = "all that is complete is safe" if report.get("incomplete") else "all safe"
+        what = "all that is complete is safe" if left else "all safe"
         _say(f"syncd: {what}: {count} checkpoints committed now, {logs} logs sent")
 
 

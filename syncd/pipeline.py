@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from syncd.backlog import Backlog, Look
+from syncd.backlog import PACED, SUPERSEDED, Backlog, Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
 from syncd.detect import Detector
@@ -172,9 +172,7 @@ class Pipeline:
         if self._others.wait(unit):
             return True
         if self._only_logs(unit) and (due := self.pacer.until(unit)):
-            self._backlog.blocked(
-                unit, "only logs or a database have changed, and were sent just now", due
-            )
+            self._backlog.blocked(unit, PACED, due)
             return True
         if self._sending != (unit.path, unit.signature) and not self._backlog.is_older(unit):
             verdict = self._detector.judge(unit)
@@ -205,8 +203,7 @@ class Pipeline:
         self._superseded = {u.path: u for u, _ in look.pending if u.path in gone}
         for unit, _ in look.pending if gone else ():
             if unit.path in gone:
-                words = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"
-                look.incomplete.append(Waiting(unit.path, unit.size, words))
+                look.incomplete.append(Waiting(unit.path, unit.size, SUPERSEDED))
         look.pending = [(unit, profile) for unit, profile in look.pending if unit.path not in gone]
 
     def _tell_unreadable(self, part: Part) -> None:

@@ -29,13 +29,13 @@ NOT_YET_FILES = ("*.tmp", "*.partial", "*.dirty", "*.part", "*.__lock")
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
-def _any_of(patterns: tuple[str, ...]) -> Callable[[str], object]:
+def any_of(patterns: tuple[str, ...]) -> Callable[[str], object]:
     """Whether a text matches one of the globs: one expression, since a scan asks very often."""
     return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
 
 
-directory_not_yet = _any_of(NOT_YET_DIRECTORIES)
-file_not_yet = _any_of(NOT_YET_FILES)
+directory_not_yet = any_of(NOT_YET_DIRECTORIES)
+file_not_yet = any_of(NOT_YET_FILES)
 
 
 def is_as_seen(path: Path, seen: str) -> bool:
@@ -65,7 +65,7 @@ class Scanner:
         self._joined = joined
         self._root = root
         self._absolute = f"{root.absolute()}/"
-        self._excluded = _any_of(exclude) if exclude else None
+        self._excluded = any_of(exclude) if exclude else None
         self._on_folder = on_folder
         self.unreadable: dict[str, str] = {}
 

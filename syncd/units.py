@@ -117,6 +117,13 @@ class Unit:
         """The last change of any file by this machine's clock, nanoseconds since the epoch."""
         return max((stat.ctime_ns for _, stat in self.files), default=0)
 
+    @property
+    def touched(self) -> int:
+        """The last act upon any file that is not ``running``, by whichever clock says later, ns."""
+        times = [s.mtime_ns for name, s in self.files if name not in self.running]
+        times += [s.ctime_ns for name, s in self.files if name not in self.running]
+        return max(times, default=self.changed)
+
     def below(self, path: str) -> str:
         """A member's path under the root."""
         return member(self.path, path, self.beside)

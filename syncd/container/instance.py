@@ -12,6 +12,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
@@ -42,6 +43,8 @@ def finish(  # noqa: PLR0911 - one for each reason to leave the instance alone
         return f"the training has not finished: the instance stays (ON_FINISH={action})"
     if not environ.get("CLOUD_BUCKET"):
         return f"nothing is copied to a bucket: the instance stays (ON_FINISH={action})"
+    if action == "destroy" and _goes_with_it(environ):
+        return "the bucket is a directory on this machine's own disk: the instance stays"
     if outcome.safe is not True:
         return f"the last flush is not proven: the instance stays (ON_FINISH={action})"
     if outcome.left:
@@ -52,6 +55,18 @@ def finish(  # noqa: PLR0911 - one for each reason to leave the instance alone
     if not re.fullmatch(r"\d+", number) or not key:
         return "CONTAINER_ID and CONTAINER_API_KEY are not set: is this Vast.ai? Nothing is stopped"
     return _ask(action, number, key, environ.get("VAST_URL") or _API, pause)
+
+
+def _goes_with_it(environ: Mapping[str, str]) -> bool:
+    """Whether the store is a directory that is destroyed with the instance."""
+    if (environ.get("CLOUD_PROVIDER") or "local") != "local":
+        return False
+    own = [Path("/"), Path(environ.get("CHECKPOINT_DIR") or "checkpoints")]
+    try:
+        device = Path(environ["CLOUD_BUCKET"]).stat().st_dev
+        return device in [path.stat().st_dev for path in own if path.exists()]
+    except OSError:
+        return True
 
 
 def _ask(action: str, number: str, key: str, url: str, pause: float) -> str:

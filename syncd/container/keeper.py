@@ -121,13 +121,11 @@ class Keeper:
         """Flush, leave the outcome for the launcher, end the container."""
         self._run_dir.save_outcome(outcome)
         say("flushing what is not in the bucket yet")
-        safe = probe.flush(self._grace)
-        if safe is None:
+        flushed = probe.flush(self._grace)
+        if flushed.safe is None:
             say("syncd did not answer in time: the flush is not proven")
-        left = probe.left_out(self._checkpoint_dir) if safe else ""
-        if left:
-            say(left)
-        self._run_dir.save_outcome(Outcome(outcome.code, outcome.reason, bool(safe), left))
+        safe = bool(flushed.safe)
+        self._run_dir.save_outcome(Outcome(outcome.code, outcome.reason, safe, flushed.left))
         try:
             self._supervisor.shutdown()
         except RpcError as error:

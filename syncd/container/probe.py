@@ -91,54 +91,38 @@ def newest_is_intact(*, timeout: float = 6 * 3600.0) -> bool:
     return code == 0
 
 
-def flush(grace: float) -> bool | None:
-    """Have everything complete on disk committed; True when all of it is safe, None: no answer.
+@dataclass(frozen=True)
+class Flush:
+    """What a flush said: ``safe`` is None without an answer.
+
+    ``left`` says what is newer than all that is safe, and was not complete.
+    """
+
+    safe: bool | None
+    left: str = ""
+
+
+def flush(grace: float) -> Flush:
+    """Have everything complete on disk committed.
 
     It gives up after ``grace`` seconds without progress. The tenfold of that is the end also for
     one that goes on and on: the machine costs money.
     """
-    command = [sys.executable, "-m", "syncd", "--once", "--timeout", f"{grace:g}"]
+    command = [sys.executable, "-m", "syncd", "--once", "--json", "--timeout", f"{grace:g}"]
     try:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=2,  # the keeper's stdout belongs to supervisord
+            stdout=subprocess.PIPE,  # its words for people go where those of the keeper go
             timeout=max(10.0, 10 * grace),
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {0: True, 1: False}.get(done.returncode)
-
-
-def left_out(folder: Path, *, timeout: float = 15.0) -> str:
-    """What lies below ``folder`` and is newer than the recovery point but not complete: why.
-
-    Empty if there is nothing of that kind. A flush is content without it: it may be what a
-    trainer that was killed has left. Once the machine is gone nobody can look at it any more.
-    """
-    state = status(timeout=timeout)
-    if state.code is None or "incomplete" not in state.document:
-        return "syncd did not tell what is not complete"
-    point = state.recovery_point or {}
-    safe = str(point.get("checkpoint", ""))
-    since = _newest_time(folder / safe) if point else -1
-    for item in state.document["incomplete"]:
-        path = str(item.get("path", ""))
-        if path == safe or _newest_time(folder / path) > since:
-            return f"{path} is not complete and was not sent: {item.get('reason')}"
-    return ""
-
-
-def _newest_time(path: Path) -> int:
-    """Of a file, or of what a folder holds, in ns; -1 if it is gone."""
-    newest = -1
-    for one in (path, *path.rglob("*")):
-        try:
-            newest = max(newest, one.lstat().st_mtime_ns)
-        except OSError:
-            continue
-    return newest
+        report = json.loads(done.stdout)
+        newer = dict(report["newer"]) if done.returncode == 0 else {}
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
+        return Flush(None)
+    words = [f"{path} is not complete and was not sent: {why}" for path, why in newer.items()]
+    return Flush({0: True, 1: False}.get(done.returncode), "; ".join(words[:3]))
 
 
 def shutdown_grace(environ: Mapping[str, str] = os.environ) -> float:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,7 @@ class Vast:
     def environ(self, action: str) -> dict[str, str]:
         return {
             "ON_FINISH": action,
+            "CLOUD_PROVIDER": "s3",
             "CLOUD_BUCKET": "b",
             "CONTAINER_ID": "4711",
             "CONTAINER_API_KEY": KEY,
@@ -98,6 +100,21 @@ def test_a_machine_is_left_alone_when_anything_is_in_doubt(
     said = instance.finish(outcome, {**vast.environ("destroy"), **changes})
     assert vast.asked == []
     assert KEY not in (said or "")
+
+
+def test_a_bucket_on_the_machines_own_disk_does_not_outlive_it(
+    vast: Vast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {**vast.environ("destroy"), "CLOUD_PROVIDER": "", "CLOUD_BUCKET": str(tmp_path)}
+    here["CHECKPOINT_DIR"] = str(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints").mkdir()
+    for bucket in (tmp_path, tmp_path / "gone"):
+        said = instance.finish(DONE, {**here, "CLOUD_BUCKET": str(bucket)})
+        assert "own disk" in (said or "")
+    assert vast.asked == []
+    assert "asked to stop" in (instance.finish(DONE, {**here, "ON_FINISH": "stop"}) or "")
+    elsewhere = {**here, "CLOUD_BUCKET": "/dev/shm"}  # a mount of its own, as a volume is
+    assert "asked to destroy" in (instance.finish(DONE, elsewhere) or "")
 
 
 def test_a_newest_commit_that_cannot_be_proven_keeps_the_machine(

@@ -14,6 +14,7 @@ import pytest
 from syncd.container import keeper as module
 from syncd.container import probe
 from syncd.container.keeper import Keeper
+from syncd.container.probe import Flush
 from syncd.container.rundir import Outcome, RunDir
 
 
@@ -85,12 +86,11 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     scene = Scene(tmp_path)
 
-    def flush(grace: float) -> bool | None:
+    def flush(grace: float) -> Flush:
         scene.flushes.append(grace)
-        return scene.flush_answer
+        return Flush(scene.flush_answer, scene.left)
 
     monkeypatch.setattr(probe, "flush", flush)
-    monkeypatch.setattr(probe, "left_out", lambda _folder: scene.left)
     return scene
 
 

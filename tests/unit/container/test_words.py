@@ -63,39 +63,6 @@ def test_what_is_newer_and_not_complete_is_called_not_safe(tmp_path: Path) -> No
     assert left in said
 
 
-def _status(incomplete: object, **point: str) -> Status:
-    return Status(0, {"incomplete": incomplete, "recovery_point": point or None})
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (Status(None), "did not tell"),
-        (Status(4, {}), "did not tell"),
-        (_status([], checkpoint="step_1.pt"), ""),
-        (_status([{"path": "step_0.pt", "reason": "cut"}], checkpoint="step_1.pt"), ""),
-        (_status([{"path": "step_2.pt", "reason": "cut"}], checkpoint="step_1.pt"), "step_2.pt is"),
-        (_status([{"path": "set", "reason": "half"}], checkpoint="step_1.pt"), "set is not"),
-        (_status([{"path": "step_1.pt", "reason": "cut"}], checkpoint="step_1.pt"), "step_1.pt is"),
-        (_status([{"path": "step_0.pt", "reason": "cut"}]), "step_0.pt is"),
-        (_status([{"path": "gone.pt", "reason": "cut"}], checkpoint="step_1.pt"), ""),
-    ],
-)
-def test_only_what_is_newer_than_the_recovery_point_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Status, words: str
-) -> None:
-    (tmp_path / "set").mkdir()
-    for number, name in enumerate(("step_0.pt", "step_1.pt", "step_2.pt", "set/model.pt", "set")):
-        path = tmp_path / name
-        if not path.is_dir():
-            path.write_bytes(b"x")
-        os.utime(path, (number, number))
-    monkeypatch.setattr(probe, "status", lambda **_: answer)
-    said = probe.left_out(tmp_path)
-    assert said.startswith(words) if words.endswith(("is", "not")) else words in said
-    assert bool(said) == bool(words)
-
-
 def test_a_failed_flush_is_called_not_safe(tmp_path: Path) -> None:
     said = text(report.final(Outcome(0, "done", False), 0, environ(tmp_path), POINT))
     assert "the last flush failed" in said
