@@ -75,8 +75,11 @@ class AzureStore(SideBySide):
             )
         try:
             self._lean = azurelean.told(bucket, self._connection)
-        except OSError as error:  # of the authorities that TLS is to trust
-            raise translate(error, "opening the store") from None
+        except OSError as error:
+            raise NeedsOperator(
+                f"the authorities that TLS is to trust cannot be read ({type(error).__name__})",
+                hint="correct REQUESTS_CA_BUNDLE",
+            ) from None
         self._sdk: Blobs | None = None
         if self._lean is None:
             self._open()

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from syncd.stores import azuresign
 from syncd.stores.azuresign import Signer
 from syncd.stores.base import Body, Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
-from syncd.stores.exchange import Exchange, Request, connect_to, is_fine
+from syncd.stores.exchange import Exchange, Request, connect_to, is_fine, sdks_bundle
 from syncd.stores.http1 import Answer, Strange, request_head
 from syncd.stores.wire import checked_key
 
@@ -299,7 +299,7 @@ def told(container: str, connection: str) -> Lean | None:
     try:
         account = azuresign.parse(connection)
         url = urlsplit(account.endpoint) if account else None
-        found = connect_to(url) if url else None
+        found = connect_to(url, sdks_bundle()) if url else None
     except ValueError:  # no address
         return None
     if not (account and url and found):

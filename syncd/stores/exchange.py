@@ -156,6 +156,12 @@ def _length(answer: Answer) -> int:
     return answer.length
 
 
+def sdks_bundle() -> str:
+    """The authorities that ``requests`` is told to trust, as Google's and Azure's SDKs use it."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+
 def connect_to(url: SplitResult, bundle: str = "") -> tuple[Exchange, str] | None:
     """An exchange with the server of an address, and the value of the Host header for it.
 

@@ -61,8 +61,11 @@ class GCSStore(SideBySide):
         self._bucket_seen = False
         try:
             self._lean = gcslean.told(bucket, environ)
-        except OSError as error:  # of the authorities that TLS is to trust
-            raise translate(error, "opening the store") from None
+        except OSError as error:
+            raise NeedsOperator(
+                f"the authorities that TLS is to trust cannot be read ({type(error).__name__})",
+                hint="correct REQUESTS_CA_BUNDLE",
+            ) from None
         self._sdk: Objects | None = None
 
     def _open(self) -> Objects:

@@ -51,6 +51,16 @@ def is_of_login(error: BaseException) -> bool:
     return any(kind.__name__ == "GoogleAuthError" for kind in type(error).__mro__)
 
 
+def passes(error: BaseException | None) -> bool:
+    """Whether an error of google-auth, or what it wraps, says that the server did not answer."""
+    if error is None:
+        return False
+    if type(error).__name__ == "TransportError" or getattr(error, "retryable", False):
+        return True
+    inner = [one for one in error.args if isinstance(one, Exception)]
+    return passes(error.__cause__) or any(map(passes, inner))
+
+
 def _details(error: Exception) -> tuple[str, str]:
     """The reason and the words of an answer."""
     answer = _answer_of(error)
@@ -84,7 +94,7 @@ def translate(error: Exception, what: str, of_bucket: bool = False) -> StoreErro
 
 def _translate_login(error: Exception, what: str) -> StoreError:
     """A refused login needs a person; a login server that could not be reached does not."""
-    if type(error).__name__ == "TransportError" or getattr(error, "retryable", False):
+    if passes(error):
         return Transient(f"{what}: the login server does not answer", hint="check the network")
     hint = _KEY
     if "invalid_grant" in str(error):

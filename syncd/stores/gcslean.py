@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -17,13 +18,14 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from syncd.errors import Corrupt
 from syncd.stores.base import Body, Buffer, Condition, IfAbsent, IfVersion, ObjectInfo
-from syncd.stores.exchange import Exchange, Request, connect_to, is_fine
+from syncd.stores.exchange import Exchange, Request, connect_to, is_fine, sdks_bundle
 from syncd.stores.gcsobjects import Told, checked, crc32c_of, seconds, server, span
 from syncd.stores.http1 import Answer, Strange, request_head
 from syncd.stores.wire import checked_key
 
 _SDK_ONLY = (
     "GOOGLE_API_USE_CLIENT_CERTIFICATE",
+    "GOOGLE_API_USE_MTLS_ENDPOINT",
     "GOOGLE_CLOUD_UNIVERSE_DOMAIN",
     "API_ENDPOINT_OVERRIDE",
 )
@@ -52,8 +54,8 @@ class Login(Protocol):
         """The headers to send with a request."""
         ...
 
-    def renew(self) -> bool:
-        """Whether there is hope that the headers are others now."""
+    def renew(self, since: float) -> bool:
+        """Whether the headers are others than at that time, on the monotonic clock, by now."""
         ...
 
 
@@ -93,12 +95,13 @@ class Lean:
         return request_head(method, target, head), body
 
     def _make(self, request: Callable[[], Request]) -> tuple[Answer, bytes]:
+        began = time.monotonic()
         made = self._exchange.make(request())
-        return self._exchange.make(request()) if self._is_renewed(made[0]) else made
+        return self._exchange.make(request()) if self._is_renewed(made[0], began) else made
 
-    def _is_renewed(self, answer: Answer) -> bool:
+    def _is_renewed(self, answer: Answer, began: float) -> bool:
         """Whether the token was not taken any more, and the request is worth one more try."""
-        return answer.status == 401 and self._login is not None and self._login.renew()
+        return answer.status == 401 and self._login is not None and self._login.renew(began)
 
     def _call(self, method: str, path: str, query: Mapping[str, str], **more: Any) -> Any:
         """Make a request; the JSON of its answer."""
@@ -191,9 +194,9 @@ class Lean:
         self, key: str, start: int, length: int | None, version: str | None
     ) -> tuple[int, Iterator[Any]]:
         """See Objects."""
-        request = partial(self._get, key, start, length, version)
+        request, began = partial(self._get, key, start, length, version), time.monotonic()
         answer, body = self._exchange.stream(request())
-        if self._is_renewed(answer):
+        if self._is_renewed(answer, began):
             answer, body = self._exchange.stream(request())
         if isinstance(body, bytes):
             _judge(answer, body)
@@ -205,10 +208,15 @@ class Lean:
 
     def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | Exception]:
         """Read many small objects, each up to so many bytes; what became of each, in order."""
-        requests = (partial(self._get, key, 0, length, None) for key, length in wanted)
-        for outcome in self._exchange.each(requests):
+        asked = [*wanted]
+        requests = (partial(self._get, key, 0, length, None) for key, length in asked)
+        for (_, length), outcome in zip(asked, self._exchange.each(requests), strict=True):
             try:
-                yield outcome if isinstance(outcome, Exception) else _judge(*outcome)[1]
+                if isinstance(outcome, Exception):
+                    yield outcome
+                else:
+                    body = _judge(*outcome)[1]
+                    yield body if len(body) <= length else Strange("the range was not heeded")
             except (Refused, Strange) as error:
                 yield error
 
@@ -280,7 +288,7 @@ def told(bucket: str, environ: Mapping[str, str]) -> Lean | None:
         return None
     try:
         url = urlsplit(server(environ))
-        found = connect_to(url)
+        found = connect_to(url, sdks_bundle())
     except ValueError:  # no address
         return None
     if not found or url.query or url.username:

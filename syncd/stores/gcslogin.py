@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from google.oauth2 import credentials as user
 from google.oauth2 import service_account
 
 from syncd.errors import NeedsOperator
+from syncd.stores.gcserrors import passes
+from syncd.stores.wire import CONNECT_TIMEOUT, READ_TIMEOUT
 
 # typed in part only, and another part in each version
 _session: Any = AuthorizedSession
@@ -27,6 +31,7 @@ _service: Any = service_account.Credentials
 _user: Any = user.Credentials
 _load: Any = google.auth.load_credentials_from_file
 
+_UNIVERSE = "googleapis.com"
 _SCOPES = ["https://www.googleapis.com/auth/devstorage.read_write"]
 _HINT = "point GOOGLE_APPLICATION_CREDENTIALS at the key file of a service account"
 
@@ -37,36 +42,71 @@ def open_session(environ: Mapping[str, str]) -> Any:
 
 
 class Token:
-    """What lets a request in: a token, fetched when the first one is made and before it expires."""
+    """What lets a request in: a token, fetched when the first one is made and before it expires.
+
+    One thread fetches it, and those that wait for that share what comes of it.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Makes no request."""
         self._environ = environ
         self._lock = threading.Lock()
         self._found: tuple[Any, Any] | None = None
+        self._renewed = 0.0
+        self._failed: tuple[float, Exception] | None = None
 
     def _open(self) -> tuple[Any, Any]:
         if not self._found:
-            self._found = _credentials(self._environ), _request()
+            ask = partial(_request(), timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            self._found = _credentials(self._environ), ask
+            universe = getattr(self._found[0], "_universe_domain", "") or _UNIVERSE
+            if universe != _UNIVERSE:  # the property asks the machine's server for it
+                self._found = None
+                raise NeedsOperator(
+                    f"the credentials are of {universe}, not of {_UNIVERSE}",
+                    hint=f"set GOOGLE_CLOUD_UNIVERSE_DOMAIN={universe}",
+                )
         return self._found
 
     def head(self, method: str, url: str) -> Mapping[str, str]:
         """See gcslean.Login; GoogleAuthError, or NeedsOperator without usable credentials."""
         headers: dict[str, str] = {}
-        with self._lock:  # one fetches it, the others wait
-            credentials, ask = self._open()
-            credentials.before_request(ask, method, url, headers)
+
+        def ask(credentials: Any, request: Any) -> None:
+            before = credentials.token
+            credentials.before_request(request, method, url, headers)
+            if credentials.token != before:
+                self._renewed = time.monotonic()
+
+        self._with_credentials(ask)
         return headers
 
-    def renew(self) -> bool:
-        """See gcslean.Login."""
-        with self._lock:
-            credentials, ask = self._open()
-            try:
-                credentials.refresh(ask)
-            except GoogleAuthError:
-                return False
+    def renew(self, since: float) -> bool:
+        """See gcslean.Login. GoogleAuthError where the login server does not answer."""
+
+        def ask(credentials: Any, request: Any) -> None:
+            if self._renewed < since:
+                credentials.refresh(request)
+                self._renewed = time.monotonic()
+
+        try:
+            self._with_credentials(ask)
+        except GoogleAuthError as error:
+            if passes(error):
+                raise
+            return False
         return True
+
+    def _with_credentials(self, action: Callable[[Any, Any], None]) -> None:
+        asked = time.monotonic()
+        with self._lock:
+            if self._failed and self._failed[0] >= asked:
+                raise self._failed[1]
+            try:
+                action(*self._open())
+            except GoogleAuthError as error:
+                self._failed = time.monotonic(), error
+                raise
 
 
 def _credentials(environ: Mapping[str, str]) -> Any:

@@ -111,8 +111,11 @@ class Sdk:
         if answer.status_code != 206 and (start or length is not None):
             answer.close()
             raise Permanent(f"the store does not answer ranges of {key}")
-        left = int(answer.headers["Content-Length"])
-        return left, _chunks(answer, left)
+        told = answer.headers.get("Content-Length")
+        if told is None:
+            answer.close()
+            raise Permanent(f"the store does not tell the length of {key}")
+        return int(told), _chunks(answer, int(told))
 
     def _address(self, key: str) -> str:
         name = quote(checked_key(key), safe="")

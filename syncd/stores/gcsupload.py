@@ -92,7 +92,7 @@ class GCSUpload(NoRanges):
                 return made
         while self._stored < end or self._size == 0:
             if self._stored < self._offset:
-                raise Permanent(f"{self.key}: the server has lost what it had")
+                raise NotFound(f"{self.key}: the server has lost what it had")
             body = self._part[self._stored - self._offset :]
             span = f"{self._stored}-{end - 1}" if body else "*"
             before = self._stored
@@ -135,6 +135,7 @@ class GCSUpload(NoRanges):
             raise Permanent(f"{self.key}: parts are missing")
         made = self._made or self._push()
         if made is None:
+            self._uncertain = True  # the server is asked, next time
             raise Transient(f"{self.key}: the server has all parts and makes no object of them")
         crc32c = base64_crc32c(self._crc32c_after)
         if int(made["size"]) != self._size or made.get("crc32c", crc32c) != crc32c:

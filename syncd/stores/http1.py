@@ -6,6 +6,7 @@ What this does not understand raises Strange: the caller may take another road.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 from syncd.stores.base import Buffer
 
+_BREAKS = re.compile("[\r\n\0]")
 _HEAD_LIMIT = 64 * 1024
 _JOINED = 64 * 1024
 """Bodies up to so many bytes go out in one piece with their head."""
@@ -270,7 +272,9 @@ class Pool:
 
 
 def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
-    """A request up to its body; ``target`` is escaped already."""
+    """A request up to its body; ``target`` is escaped already. ValueError for what is no header."""
     lines = [f"{method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
+    if any(_BREAKS.search(line) for line in lines):
+        raise ValueError("a header holds the end of a line")  # its value may be a secret
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -103,15 +103,12 @@ class Resilient:
 
     def append(self, key: str, base: ObjectInfo, tail: Buffer, aside: str) -> ObjectInfo:
         """See ObjectStore; what a lost acknowledgement has appended is not appended again."""
-        tried = 0
 
         def one() -> ObjectInfo:
-            nonlocal tried
-            tried += 1
             try:
                 return self._store.append(key, base, tail, aside)
-            except Conflict:
-                made = self._appended(key, base, tail) if tried > 1 else None
+            except Conflict:  # at the first try, too: a store may have asked by two roads
+                made = self._appended(key, base, tail)
                 if made is None:
                     raise
                 return made

@@ -73,6 +73,8 @@ class StrictGcs:
         self.given_out = 0
         self.takes_none = False
         """Whether the tokens that are given out are refused all the same."""
+        self.gives_none = False
+        """Whether the login server is down; ``given_out`` counts how often it was asked."""
         self.sessions: dict[str, Session] = {}
         self.lock = threading.RLock()
         self._written: dict[tuple[str, str], float] = {}
@@ -207,6 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give_out(self) -> None:
         with self.strict.lock:
+            if self.strict.gives_none:
+                self.strict.given_out += 1
+                self._reply(503, b'{"error": "internal_failure"}')
+                return
             self.strict.given_out += 1
             token = f"token-{self.strict.given_out}"
             self.strict.tokens = set() if self.strict.takes_none else {token}

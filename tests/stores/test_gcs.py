@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import requests
+from google.auth.exceptions import RefreshError, TransportError
 
 from syncd.errors import Corrupt, NeedsOperator, NotFound, Permanent, Refused, StoreError, Transient
 from syncd.stores import gcslean, gcsobjects, open_store
 from syncd.stores.base import Body, IfAbsent, IfVersion
 from syncd.stores.gcs import GCSStore
-from syncd.stores.gcsobjects import seconds
+from syncd.stores.gcserrors import translate
+from syncd.stores.gcsobjects import Told, seconds
+from tests.servers.azure import connection_string
 from tests.servers.fixtures import Bucket, gcs_bucket
 from tests.servers.gcs import GcpEmulator, service_account
 from tests.servers.strict_gcs import StrictGcs
@@ -276,6 +282,153 @@ def test_credentials_that_are_refused_again_need_an_operator(
         assert isinstance(answer, NeedsOperator)
         assert "GOOGLE_APPLICATION_CREDENTIALS" in answer.hint
     by_token.close()
+
+
+def test_a_login_server_that_is_down_is_waited_for(
+    by_token: GCSStore, strict_gcs: StrictGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # google-auth's own retries
+    by_token.put("a", b"x")
+    strict_gcs.tokens, strict_gcs.gives_none = set(), True
+    with pytest.raises(Transient):
+        by_token.head("a")
+    assert [type(answer) for answer in by_token.put_each([Body("b", b"x")])] == [Transient]
+    by_token.close()
+
+
+def _side_by_side(action: Callable[[], object], count: int) -> list[object]:
+    together = threading.Barrier(count)
+
+    def one(_: int) -> object:
+        together.wait()
+        try:
+            return action()
+        except StoreError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def test_one_thread_renews_a_token_for_all(by_token: GCSStore, strict_gcs: StrictGcs) -> None:
+    info = by_token.put("a", b"x")
+    strict_gcs.tokens = set()
+    assert _side_by_side(lambda: by_token.head("a"), 8) == [info] * 8
+    assert strict_gcs.given_out == 2
+    by_token.close()
+
+
+class _Noting:
+    """A lock that tells when so many wait for it."""
+
+    def __init__(self, lock: Any, count: int, all_wait: threading.Event) -> None:
+        self.lock, self.count, self.all_wait = lock, count, all_wait
+
+    def __enter__(self) -> None:
+        self.count -= 1
+        if self.count == 0:
+            self.all_wait.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_those_who_wait_for_a_login_share_its_failure(
+    by_token: GCSStore, strict_gcs: StrictGcs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict_gcs.gives_none = True
+    reached, go_on = threading.Event(), threading.Event()
+    send = requests.Session.send
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        reached.set()
+        assert go_on.wait(20)
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(requests.Session, "send", slow)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    login = cast("Any", by_token._lean)._login
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(by_token.head, "a")
+        assert reached.wait(20)
+        login._lock = _Noting(login._lock, 3, go_on)
+        others = [pool.submit(by_token.head, "a") for _ in range(3)]
+        for job in (first, *others):
+            assert isinstance(job.exception(), Transient)
+    asked = strict_gcs.given_out
+    with pytest.raises(Transient):
+        by_token.head("a")
+    assert strict_gcs.given_out == 2 * asked, "who comes later asks again"
+    by_token.close()
+
+
+@pytest.mark.parametrize("value", ["p\r\nevil: 1", "p\n\n"])
+def test_no_setting_adds_a_header(by_token: GCSStore, value: str) -> None:
+    cast("Any", by_token._lean)._login._open()[0]._quota_project_id = value
+    with pytest.raises(NeedsOperator) as caught:
+        by_token.put("a", b"x")
+    assert "evil" not in caught.value.explain()
+    by_token.close()
+
+
+def test_credentials_of_another_universe_are_told(by_token: GCSStore, tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    key = json.loads(path.read_text())
+    path.write_text(json.dumps({**key, "universe_domain": "cloud.example"}))
+    with pytest.raises(NeedsOperator) as caught:
+        by_token.head("a")
+    assert "GOOGLE_CLOUD_UNIVERSE_DOMAIN=cloud.example" in caught.value.hint
+    by_token.close()
+
+
+@pytest.mark.parametrize("provider", ["gcs", "azure"])
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_authorities_that_are_not_there_need_an_operator(
+    provider: str, variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
+    env = {"AZURE_STORAGE_CONNECTION_STRING": connection_string("https://127.0.0.1:1")}
+    with pytest.raises(NeedsOperator) as caught:
+        open_store(provider, "bucket", env)
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+
+
+def test_a_login_that_was_not_answered_is_told_from_one_that_was() -> None:
+    refused, silent = cast("Any", RefreshError), cast("Any", TransportError)
+    for error in (silent("down"), refused(silent("down"))):
+        assert isinstance(translate(error, "x"), Transient)
+    assert isinstance(translate(refused("no", ""), "x"), NeedsOperator)
+
+
+def test_a_last_chunk_that_makes_no_object_is_asked_about(
+    strict: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cast("GCSStore", strict.open())
+    upload = store.start_upload("a", 5)
+    upload.send(1, b"hello")
+    send = upload._request
+
+    def goes_on(headers: dict[str, str], body: bytes = b"") -> Told:
+        send(headers, body)
+        return Told(308, {"range": "bytes=0-4"}, b"")
+
+    monkeypatch.setattr(upload, "_request", goes_on)
+    with pytest.raises(Transient):
+        upload.finish()
+    monkeypatch.undo()
+    assert upload.finish() == store.head("a")
+    store.close()
+
+
+def test_more_than_was_asked_for_is_no_answer(strict: Bucket) -> None:
+    store = cast("GCSStore", strict.open())
+    store.put("a", b"content")
+    lean = cast("Any", store._lean)
+    lean._get = lambda key, *_: type(lean)._get(lean, key, 0, None, None)
+    assert list(store.read_each([("a", 3)])) == [b"con"], "by the SDK, which looks"
+    store.close()
 
 
 def test_a_session_at_another_address_is_the_sdks(strict: Bucket) -> None:
