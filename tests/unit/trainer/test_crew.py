@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.trainer.worlds import FLAGS, Process, checkpoints, run, state_of
+from tests.unit.trainer.worlds import FLAGS, Process, checkpoints, state_of
 from trainer import synthetic
 
 pytestmark = pytest.mark.first
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def alone(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    code, _, err = run(folder, "--data", data, "--run", "r", *MANY)
+    code, _, err = Process(folder, "--data", data, "--run", "r", *MANY).wait()
     assert code == 0, err
     return checkpoints(folder)[-1]
 

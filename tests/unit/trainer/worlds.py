@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.unit.trainer import forked
 from trainer import market, state, synthetic
 from trainer.cache import Prepared
 from trainer.environment import Exchange, Rules
@@ -76,21 +77,25 @@ def digest(current: TrainState) -> str:
     return state.digest(current.files(), current.record(), current.settings.identity())
 
 
+def environment() -> dict[str, str]:
+    """Of a trainer: nothing of ours but where the code is, and one thread."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRAINER_", "COV"))}
+    clean.pop("CHECKPOINT_DIR", None)
+    clean.pop("LOG_DIR", None)
+    return {
+        **clean,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), clean.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 class Process:
     """A real `python -m trainer` in a folder of its own."""
 
     def __init__(self, folder: Path, *arguments: str, python: Sequence[str] = ()) -> None:
         self.folder = folder
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRAINER_", "COV"))}
-        clean.pop("CHECKPOINT_DIR", None)
-        clean.pop("LOG_DIR", None)
-        environment = {
-            **clean,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), clean.get("PYTHONPATH")])),
-            "OMP_NUM_THREADS": "1",
-        }
         self.child = subprocess.Popen(
-            [sys.executable, *python, "-m", "trainer", *arguments], cwd=folder, env=environment,
+            [sys.executable, *python, "-m", "trainer", *arguments], cwd=folder, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -121,8 +126,8 @@ class Process:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """A process from start to end."""
-    return Process(folder, *arguments).wait()
+    """A trainer from start to end, forked from one that has torch already."""
+    return forked.run(folder, arguments, environment())
 
 
 def checkpoints(folder: Path) -> list[Path]:
