@@ -181,7 +181,8 @@ def test_an_object_that_changes_while_it_is_read_conflicts(store: ObjectStore) -
 
 
 def test_a_listing_goes_across_pages(store: ObjectStore, bucket: Bucket) -> None:
-    names = [f"many/{n:04}" for n in range(1100)]
+    # a page has 1000 at most; Azure's has 5000, which are slow to make: see test_azure.py
+    names = [f"many/{n:04}" for n in range(120 if bucket.kind == "azure" else 1100)]
     # so many requests at once meet a server that is too busy for one of them, now and then
     patient = Resilient(store, SystemClock(), threading.Event())
     with ThreadPoolExecutor(8) as pool:
