@@ -129,6 +129,11 @@ def join() -> Crew:
         return Crew()
     crew = Crew(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))  # type: ignore[attr-defined]
+    if size == local_size():
+        # the store has outlived the workers, and where they listened stands in it: half a minute
+        # (several machines do not agree on how often they began)
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"life-{life}", store)  # type: ignore[attr-defined]
     for attempt in range(TRIES):
         _meet(store, f"try-{attempt}", size, PATIENCE)
         try:
