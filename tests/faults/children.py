@@ -28,8 +28,20 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def be_one_machine() -> None:
+    """Let all that this process forks share its session, as the programs of a machine may.
+
+    A daemon that has a session to itself lowers that one's share of the processors, and then gets
+    nothing beside the other tests, whose session takes all of them.
+    """
+    os.setsid()
+    Child.has_session = False
+
+
 class Child:
     """A forked process that does ``work``; its output goes to ``log``."""
+
+    has_session = True
 
     def __init__(self, work: Callable[[], object], log: Path | None = None) -> None:
         self.began = time.monotonic()
@@ -40,7 +52,7 @@ class Child:
             return
         code = 70
         try:
-            os.setsid()
+            os.setsid() if self.has_session else os.setpgid(0, 0)
             die_with_parent()
             if os.getppid() != parent:
                 os._exit(70)
@@ -83,7 +95,7 @@ class Child:
         if self.code is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it has not come to setsid yet
+            except ProcessLookupError:  # it has no group of its own yet
                 os.kill(self.pid, signal.SIGKILL)
             self.wait(60)
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from tests.faults.children import die_with_parent
+from tests.faults.children import be_one_machine, die_with_parent
 from tests.faults.controls import CONTROLS
 from tests.faults.places import STORES, Bucket, Place, place_of
 from tests.faults.plans import Plan
@@ -61,6 +61,7 @@ def _lane(line: Connection) -> None:
     from syncd import checks, daemon, manual  # noqa: F401
 
     die_with_parent()
+    be_one_machine()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError):
         while True:
