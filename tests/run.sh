@@ -110,7 +110,7 @@ fi
 step "pytest, with bounds in seconds"
 timed=() # to gather all tests anew takes a quarter of a minute
 ((${#arguments[@]})) || mapfile -t timed < <(grep -rlE 'mark\.timed' --include='test_*.py' tests)
-tests "${timed[@]}" -n "$((workers < 2 ? workers : 2))" --dist worksteal -m "($chosen) and timed"
+tests "${timed[@]}" -n "$((workers < 3 ? workers : 3))" --dist worksteal -m "($chosen) and timed"
 step "mypy and imports"
 wait "$checks" || failed=$?
 cat "$place/checks"
