@@ -8,7 +8,7 @@ from syncd.filestat import Stat
 from syncd.scan import Folder
 
 _COMPANION = re.compile(
-    r"[^.]+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
+    r"[^.]+(\.rank[-_]?\d+)?|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
 )
 _COMPANION_LIMIT = 1024 * 1024
 _LOG = re.compile(r".*(tfevents.*|\.(log|jsonl|csv|tsv|md|out|err|wandb))", re.IGNORECASE)
@@ -41,7 +41,9 @@ _RECIPE = "recipe_state"
 """A folder with one file of this name (torchtune): all but the weights, of whatever size, written
 anew with each epoch. It is of no use without that epoch's weights, which lie in another folder."""
 
-_SERIES = re.compile(r".*\.(ckpt|pt|pth|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE)
+_SERIES = re.compile(
+    r".*\.(ckpt|pt|pth|pth\.tar|safetensors|zip|keras|h5|cleanrl_model)", re.IGNORECASE
+)
 """Files that are each a whole checkpoint though they share a directory (Lightning, Ultralytics)."""
 
 _STATE_TEXT = re.compile(r".*state.*\.(json|ya?ml|txt)", re.IGNORECASE)
@@ -49,9 +51,10 @@ _STEP = re.compile(r".*\d+")
 """A directory named after a step or an epoch holds one set of files."""
 
 _STEPS = re.compile(
-    r"(checkpoint|ckpt|global_?step|step|iter|iteration|epoch)[-_.]?\d+", re.IGNORECASE
+    r"(checkpoint|ckpt|global_?step|step|iter|iteration|epoch)[-_.]?\d+|CKPT\+[-+\d]+",
+    re.IGNORECASE,
 )
-"""A directory that is one of several checkpoints, whatever is in it (Ray, scripts)."""
+"""A directory that is one of several checkpoints, whatever is in it (Ray, SpeechBrain, scripts)."""
 
 _RECORDERS = {"mlruns", "wandb"}
 """Folders of those who keep record of experiments, where numbers name no steps."""
@@ -109,8 +112,10 @@ def all_accompany(folder: Folder) -> bool:
 
 def holds_no_state(folder: Folder) -> bool:
     """Whether no trainer goes on from anything below a directory: texts, or pictures and logs."""
-    names = (name for _, part in folder.walk() for name in part.files)
-    return all_accompany(folder) or all(map(_ASIDE.fullmatch, names))
+    names = [(part, name) for _, part in folder.walk() for name in part.files]
+    return all_accompany(folder) or all(
+        _ASIDE.fullmatch(name) or grows(part.below(name)) for part, name in names
+    )
 
 
 def keeps_text_of_state(folder: Folder) -> bool:
@@ -136,7 +141,12 @@ def is_step(name: str) -> bool:
 
 
 def could_be_set(folder: Folder) -> bool:
-    """Whether there are files in an unknown directory and they belong together."""
+    """Whether there are files in an unknown directory and they belong together.
+
+    What a step has in folders alone is one, too: there may be more to come (verl).
+    """
+    if folder.folders and is_step(folder.name):
+        return True
     if all(_ASIDE.fullmatch(name) for name in folder.files):
         return False
     if _STEP.fullmatch(folder.name) or folder.name == _RECIPE:

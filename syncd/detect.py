@@ -19,7 +19,7 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.filestat import Stat
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
-from syncd.lastact import Act, LastAct, last_act
+from syncd.lastact import Act, LastAct, last_act, marked_unfinished
 from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.scan import Folder, Scanner
@@ -32,6 +32,9 @@ _NO_LEASE_QUIET = 0.5
 
 _PROVEN_QUIET = 0.1
 """Seconds of quiet for a lone file that is closed and whole by its own format."""
+
+_MARKED = 1.0
+"""Seconds after which it is looked whether a file that says "still saving" is gone."""
 
 _FIRST = 5
 """How many times SYNCD_SETTLE completes what has a weak sign of its last act, or no sign and no
@@ -158,12 +161,13 @@ class Detector:
     def judge(self, unit: Unit) -> Verdict:
         """Decide on one revision of a checkpoint."""
         seen = self._look(unit)
-        profile = unit.profile
-        if not unit.files and not unit.links:
-            return Verdict(False, reason="has no files yet")
-        names = {path for path, _ in unit.files}
-        if profile.blocked_by and profile.blocked_by in names:
-            return Verdict(False, reason=f"{profile.blocked_by} says it is still being saved")
+        marker = marked_unfinished(self._root, unit)
+        if marker:
+            wait = max(self._settle, _MARKED)
+            return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
+        words = self._no_save(unit)
+        if words:
+            return Verdict(False, reason=words)
         last = last_act(self._root, unit)
         if last.act is Act.STALE and (
             self._rewrites.only_added(unit) or self._siblings.strange(unit, last.younger)
@@ -177,6 +181,16 @@ class Detector:
         if last.act is Act.DONE and not self._as_listed(unit):
             return Verdict(False, reason="changed just now", again=0.0)
         return self._judge_rest(unit, seen, last)
+
+    def _no_save(self, unit: Unit) -> str:
+        """Why it is none, whatever its files are like."""
+        blocker = unit.profile.blocked_by
+        if not unit.files and not unit.links:
+            return "has no files yet"
+        if blocker and any(path == blocker for path, _ in unit.files):
+            return f"{blocker} says it is still being saved"
+        lost = self._rewrites.only_lost(unit)
+        return "a part of it was deleted since it was committed" if lost else ""
 
     def _judge_rest(self, unit: Unit, seen: _Seen, last: LastAct) -> Verdict:
         """Decide by quiet, and by the members.

@@ -10,12 +10,14 @@ import enum
 import fnmatch
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from syncd.companions import is_log
 from syncd.filestat import Stat
 from syncd.formats import check_json
+from syncd.scan import SAVING
 from syncd.units import Unit
 
 _AT_ONCE = 10 * 10**9
@@ -68,6 +70,31 @@ def last_act(root: Path, unit: Unit) -> LastAct:
     if profile.renamed:
         return LastAct(Act.DONE if sealed else Act.LIKELY, sealed=sealed)
     return LastAct(Act.UNKNOWN, sealed=sealed, ended=bool(profile.needs) and _ended(unit))
+
+
+def marked_unfinished(root: Path, unit: Unit) -> str:
+    """The file beside it or a member by whose name it is still being saved; "" for none."""
+    names = [path for path, _ in unit.files]
+    for path, _ in unit.unfinished:
+        ending = next((one for one in SAVING if path.endswith(one)), None)
+        if ending and any(_is_of(name, path.removesuffix(ending)) for name in names):
+            return unit.below(path)
+    named = {unit.path, *(unit.below(name) for name in names if unit.beside)}
+    stems = {stem for path in named for stem in _stems(path)}
+    return next((s + e for s in stems for e in SAVING if os.path.lexists(root / (s + e))), "")
+
+
+def _is_of(name: str, stem: str) -> bool:
+    return name.startswith(stem) and name[len(stem) :][:1] in ("", ".", "/")
+
+
+def _stems(path: str) -> Iterator[str]:
+    """What a marker's name can begin with: the checkpoint's, without its ending or with."""
+    yield path
+    for above in PurePosixPath(path).parents[:-1]:
+        yield str(above)
+    if "." in path.rpartition("/")[2]:
+        yield path.rpartition(".")[0]
 
 
 def _ended(unit: Unit) -> bool:

@@ -104,6 +104,13 @@ PROFILES = (
         tracks="number",
         late=("*.json", "*.yaml", "*.txt", "*.model", "*tokenizer*"),
     ),
+    Profile(  # NeMo 2; a file beside it says how long it is being saved
+        "nemo",
+        r".*(step|epoch)=?\d.*",
+        contains=("weights/*.distcp", "weights/.metadata"),
+        needs=("weights/.metadata",),
+        late=("context/*", "weights/metadata.json"),
+    ),
     Profile(
         "dcp",
         contains=(".metadata", "*.distcp"),

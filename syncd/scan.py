@@ -22,8 +22,11 @@ from syncd.filestat import Stat
 NOT_YET_DIRECTORIES = (".*", "tmp*", "*.orbax-checkpoint-tmp*")
 """Names of directories that are still being written, or are nobody's checkpoint."""
 
-NOT_YET_FILES = ("*.tmp", "*.partial", "*.dirty", "*.part", "*.__lock")
-"""Names of files that their writer will rename when they are finished."""
+SAVING = ("-unfinished", ".unfinished", "-incomplete", ".incomplete")
+"""How a file's name ends that stands beside what is still being saved, and says so (NeMo)."""
+
+NOT_YET_FILES = ("*.tmp", "*.partial", "*.dirty", "*.part", "*.__lock", *(f"*{s}" for s in SAVING))
+"""Names of files that their writer will rename or remove when a save is finished."""
 
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)

@@ -232,6 +232,15 @@ class Rewrites:
         now = members(unit)
         return bool(before) and all(now.get(path) == stat for path, stat in before.items())
 
+    def only_lost(self, unit: Unit) -> bool:
+        """Whether it has been complete, and nothing has happened since but that files have gone.
+
+        What is left of a step when its writer makes room for the next one is no newer checkpoint.
+        """
+        before, now = self._of(unit), members(unit)
+        gone = [path for path in before if path not in now and not is_log(path)]
+        return bool(gone) and not unit.lone and now.items() <= before.items()
+
     def only(self, unit: Unit, paths: Collection[str]) -> bool:
         """Whether it has been complete, and nothing but these members has changed since."""
         known = self._of(unit)

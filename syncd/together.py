@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -19,14 +19,19 @@ from typing import NamedTuple
 # These are for names whose numbers are a # each.
 
 _STATE = re.compile(
-    r"\.(pt|pth|pth\.tar|ckpt|safetensors|bin|pkl|pickle|npz|msgpack|h#|keras|pdparams|pdopt|params"
-    r"|states?)$",
+    r"\.(pt|pth|pth\.tar|th|ckpt|safetensors|bin|pkl|pickle|npz|msgpack|h#|keras|params|state"
+    r"|pdparams|pdopt|states)$",
     re.IGNORECASE,
 )
 """What trainers keep their state in, and write in one go."""
 
 _PIECE = re.compile(r"\.(index|meta|data-#-of-#)$")
 """The pieces of a checkpoint of TensorFlow."""
+
+_ADDED = re.compile(r"\.(pt|pth|bin|pkl|npz|npy|safetensors)$", re.IGNORECASE)
+"""How what is added to the name of a checkpoint ends where it holds state."""
+
+_COPY = re.compile(r"\.(bak|backup|old|orig|prev|previous|copy|lock|\d+)(\.|$)", re.IGNORECASE)
 
 _DECIMAL = re.compile(r"#\.#")
 _INDEX = re.compile(rf"(?<![a-z])rank[-_.]?#|-#-of-#|{_DECIMAL.pattern}", re.IGNORECASE)
@@ -36,13 +41,17 @@ _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NUMBER = re.compile(r"\d+")
 
 _PARTS = (
-    "model", "net", "network", "weights", "params", "unet", "vae", "backbone", "encoder", "decoder",
-    "head", "policy", "actor", "critic", "value", "target", "generator", "discriminator", "g", "d",
-    "ema", "optimizer", "optim", "opt", "scheduler", "sched", "scaler", "rng", "criterion",
+    "model", "net", "network", "weights", "params", "pdparams", "unet", "vae", "backbone",
+    "encoder", "decoder", "head", "policy", "actor", "critic", "value", "target", "generator",
+    "discriminator", "g", "d", "ema", "e", "optimizer", "optim", "opt", "pdopt", "scheduler",
+    "sched", "scaler", "rng", "criterion", "training", "trainer", "states",
 )  # fmt: skip
 """Words for a part of the state. The first of them names the checkpoint."""
 
-_OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt")}
+_BY_ENDING = ("pdparams", "pdopt", "states")
+"""Endings that say which part it is (Paddle)."""
+
+_OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt", "pdopt")}
 _WEIGHTS = {_PARTS.index(word) for word in ("model", "net", "network", "weights")}
 _WITHOUT_WEIGHTS = range(_PARTS.index("ema"), len(_PARTS))
 _WHOLE = {"last", "latest", "current", "checkpoint", "ckpt"}
@@ -76,6 +85,9 @@ class _Kind:
     whole: bool
     """Whether it says no part, and may hold the weights all the same."""
 
+    optimizer: bool = False
+    """Whether it holds the optimizer's state, be it that of one part."""
+
 
 class _Moment(NamedTuple):
     step: tuple[int, ...]
@@ -93,15 +105,34 @@ class Gathered(NamedTuple):
 
 def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
     """The checkpoints of a folder that are several files each."""
-    kinds: dict[str, _Kind | None] = {}
-    forms: dict[str, str] = {}
+    left = dict.fromkeys(files)
+    for found in _by_what_is_added(files):
+        for name in found.names:
+            del left[name]
+        yield found
+    yield from _by_parts(left)
+
+
+def _by_what_is_added(files: Mapping[str, object]) -> Iterator[Gathered]:
+    """``model.npz`` with ``model.npz.optimizer.npz`` (Marian), ``x.model`` with ``x.model.wv.npy``.
+
+    Of what is named so at least one holds state. Copies are of another moment.
+    """
+    added: defaultdict[str, list[str]] = defaultdict(list)
     for name in files:
-        form = _NUMBER.sub("#", name)
-        if form not in kinds:
-            kinds[form] = _kind_of(form)
-        if kinds[form] and "#" not in name:
-            forms[name] = form
-    known = {form: kind for form, kind in kinds.items() if kind}
+        parts = name.split(".")
+        for end in range(2, len(parts)):
+            before = ".".join(parts[:end])
+            if before in files and not _COPY.search(name) and name.isprintable():
+                added[before].append(name)
+                break
+    for before, names in added.items():
+        if len(names) < _MOST and any(_ADDED.search(name) for name in names):
+            yield Gathered(before, tuple(sorted([before, *names])))
+
+
+def _by_parts(files: Mapping[str, object]) -> Iterator[Gathered]:
+    forms, known = _kinds_of(files)
     if len(forms) > _LOOKED_AT:
         return
     by_moment: defaultdict[_Moment, list[str]] = defaultdict(list)
@@ -124,9 +155,24 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
             if len(found) == 1 and given.isdisjoint(found):  # else nobody knows which
                 names.extend(found)
                 given |= found
+        if not any(known[forms[name]].optimizer for name in names):
+            names = [name for name in names if "." in name]
         if 1 < len(names) <= _MOST:
             head = min(names, key=lambda name: (known[forms[name]].place, name))
             yield Gathered(head, tuple(sorted(names)))
+
+
+def _kinds_of(files: Iterable[str]) -> tuple[dict[str, str], dict[str, _Kind]]:
+    """The form of each name that tells a part, and what each form tells."""
+    kinds: dict[str, _Kind | None] = {}
+    forms: dict[str, str] = {}
+    for name in files:
+        form = _NUMBER.sub("#", name)
+        if form not in kinds:
+            kinds[form] = _kind_of(form, bare=True)
+        if kinds[form] and "#" not in name:
+            forms[name] = form
+    return forms, {form: kind for form, kind in kinds.items() if kind}
 
 
 def are_each_whole(names: Collection[str]) -> bool:
@@ -159,20 +205,27 @@ def _without_scores(names: list[str], forms: Mapping[str, str]) -> list[str]:
     return [name for name in names if scored[forms[name]] < 2]
 
 
-def _kind_of(form: str) -> _Kind | None:
-    """What such names tell; None if not which part of a state they hold."""
+def _kind_of(form: str, bare: bool = False) -> _Kind | None:
+    """What such names tell; None if not which part of a state they hold.
+
+    ``bare``: a name without an ending may tell, too (TD3's ``walker_critic_optimizer``).
+    """
     piece = _PIECE.search(form)
     ends = piece or _STATE.search(form)
-    if not ends or not form.isprintable():  # no store can have some such names
+    bare = bare and "." not in form
+    if not (ends or bare) or not form.isprintable():  # no store can have some such names
         return None
-    stem = form[: ends.start()]
+    stem = form[: ends.start()] if ends else form
     words = [word.lower() for word in _WORD.findall(stem)]
+    if ends and ends[1].lower() in _BY_ENDING:
+        words.append(ends[1].lower())
     parts = [_PARTS.index(word) for word in words if word in _PARTS]
     whole = not parts and not piece
-    if whole and not (words and set(words) <= _WHOLE | _MOMENT):
+    if whole and (bare or not (words and set(words) <= _WHOLE | _MOMENT)):
         return None
     index = {at for found in _INDEX.finditer(stem) for at in range(*found.span())}
     places = [at for at, char in enumerate(form) if char == "#"]
     counts = tuple(at < len(stem) and at not in index for at in places)
     left = {"piece", *words} if piece else set(words).difference(_PARTS, _EMPTY)
-    return _Kind(counts, frozenset(left), min(parts, default=0), whole)
+    optimizer = not _OPTIMIZER.isdisjoint(parts)
+    return _Kind(counts, frozenset(left), min(parts, default=0), whole, optimizer)

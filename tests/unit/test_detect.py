@@ -158,6 +158,75 @@ def test_hf_still_saving_is_not_complete(desk: Desk) -> None:
     assert "still being saved" in desk.judge("out/checkpoint-500").reason
 
 
+@pytest.mark.parametrize(
+    ("marker", "files"),
+    [
+        ("run/last-unfinished", ["run/last.ckpt"]),
+        ("run/m=5.25-step=3-unfinished", ["run/m=5.25-step=3.ckpt"]),
+        (
+            "run/step=3-unfinished",
+            ["run/step=3/weights/.metadata", "run/step=3/weights/__0_0.distcp"],
+        ),
+        ("run/x/step_3.incomplete", ["run/x/step_3/model.pt", "run/x/step_3/optimizer.pt"]),
+    ],
+)
+def test_what_a_file_beside_it_says_is_being_saved_is_not_complete(
+    desk: Desk, marker: str, files: list[str]
+) -> None:
+    desk.write(marker, b"")
+    for path in files:
+        desk.write(path)
+    (path,) = desk.units()
+    verdict = desk.judge_in(1000, path)
+    assert not verdict.complete
+    assert f"{marker} says it is still being saved" in verdict.reason
+    (desk.root / marker).unlink()
+    assert list(desk.units()) == [path]
+    assert desk.judge_in(1000, path).complete
+
+
+def test_a_marker_within_a_set_is_of_the_file_that_it_names(desk: Desk) -> None:
+    for path in ("run/config.yaml", "run/a.bin", "run/b.bin"):
+        desk.write(path)
+    desk.write("run/other-unfinished", b"")
+    assert desk.judge_in(1000, "run").complete
+    desk.write("run/a-unfinished", b"")
+    assert "run/a-unfinished says" in desk.judge_in(1000, "run").reason
+
+
+def test_what_is_left_of_a_step_is_no_newer_one(desk: Desk) -> None:
+    for name in ("data.pt", "actor/model.pt", "critic/model.pt"):
+        desk.write(f"global_step_20/{name}")
+    assert desk.judge_in(1000, "global_step_20").complete
+    desk.commit("global_step_20")
+    (desk.root / "global_step_20/actor/model.pt").unlink()
+    assert "was deleted since" in desk.judge_in(1000, "global_step_20").reason
+    for name in ("actor/model.pt", "critic/model.pt"):
+        desk.write(f"global_step_20/{name}", b"\x80y.")
+    assert desk.judge_in(1000, "global_step_20").complete
+
+
+def test_a_step_that_has_folders_alone_is_not_whole_yet(desk: Desk) -> None:
+    for step in (10, 20):
+        for name in ("actor/model.pt", "critic/model.pt", "data.pt"):
+            desk.write(f"run/global_step_{step}/{name}")
+    desk.commit("run/global_step_20")
+    desk.write("run/global_step_30/actor/model.pt")
+    assert set(desk.units()) == {f"run/global_step_{step}" for step in (10, 20, 30)}
+    assert "no file like" in desk.judge_in(1000, "run/global_step_30").reason
+
+
+def test_a_few_words_are_whole_under_the_name_of_a_checkpoint(desk: Desk) -> None:
+    for name in ("model.ckpt", "optimizer.ckpt", "CKPT.yaml"):
+        desk.write(f"save/CKPT+2026-01-01+10-05-00+00/{name}")
+    desk.write("save/CKPT+2026-01-01+10-05-00+00/counter.ckpt", "5")
+    desk.write("hyperparams.yaml", "a: 1")
+    path = "save/CKPT+2026-01-01+10-05-00+00"
+    assert desk.judge_in(1000, path).complete
+    desk.write(f"{path}/counter.ckpt", "PK")
+    assert "cut off" in desk.judge_in(1000, path).reason
+
+
 def test_old_marker_in_a_reused_directory_never_counts(desk: Desk) -> None:
     desk.write("dcp/.metadata", "x")
     desk.write("dcp/__0_0.distcp")

@@ -54,6 +54,14 @@ CASES = {
     "names by chance": ["3f2a9c1b7d.npz", "9c1b7d3f2a.npz"],
     "one kind": ["model_10.pt", "model_20.pt"],
     "scores": ["best_model_1_loss=-4.57.pt", "best_model_1_loss=-6.83.pt", "checkpoint_1.pt"],
+    "Paddle": ["latest.pdopt latest.pdparams latest.states", "3.pdparams 3.pdopt"],
+    "Marian": ["model.npz model.npz.optimizer.npz model.npz.progress.yml", "model.npz.bak"],
+    "gensim": ["x.model x.model.wv.vectors.npy x.model.syn1neg.npy", "y.model", "z.kv"],
+    "texts beside": ["model_1.pt", "model_1.pt.json", "model_1.pt.md5", "model_1.pt.1"],
+    "AllenNLP": ["model_state_e4_b0.th training_state_e4_b0.th", "best.th"],
+    "KAIR": ["20000_G.pth 20000_E.pth 20000_optimizerG.pth", "15000_G.pth"],
+    "TD3": ["X-v2_0_actor X-v2_0_actor_optimizer X-v2_0_critic X-v2_0_critic_optimizer", "actor"],
+    "names without an ending": ["model", "policy", "value", "LICENSE"],
     "a mark of our own": ["model#.pt", "model1.pt optim1.pt", "model2.pt optim2.pt"],
 }
 
