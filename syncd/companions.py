@@ -8,7 +8,8 @@ from syncd.filestat import Stat
 from syncd.scan import Folder
 
 _COMPANION = re.compile(
-    r"[^.]+(\.rank[-_]?\d+)?|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)", re.IGNORECASE
+    r"[^.]+|last_checkpoint\.rank[-_]?\d+|.*\.(json|jsonl|ya?ml|toml|ini|cfg|conf|txt|md|csv|log)",
+    re.IGNORECASE,
 )
 _COMPANION_LIMIT = 1024 * 1024
 _LOG = re.compile(r".*(tfevents.*|\.(log|jsonl|csv|tsv|md|out|err|wandb))", re.IGNORECASE)
@@ -62,9 +63,14 @@ _RECORDERS = {"mlruns", "wandb"}
 
 def accompanies(name: str, stat: Stat) -> bool:
     """Whether no trainer goes on from a file, as far as its name and size tell."""
-    small = stat.size <= _COMPANION_LIMIT and _COMPANION.fullmatch(name)
+    small = is_slight(name, stat.size)
     named = name == f"{_RECIPE}.pt" or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name)
     return bool(small or named)
+
+
+def is_slight(name: str, size: int) -> bool:
+    """Whether it is a small text by its name and size."""
+    return size <= _COMPANION_LIMIT and bool(_COMPANION.fullmatch(name))
 
 
 def is_companion(folder: Folder, name: str) -> bool:
@@ -141,12 +147,7 @@ def is_step(name: str) -> bool:
 
 
 def could_be_set(folder: Folder) -> bool:
-    """Whether there are files in an unknown directory and they belong together.
-
-    What a step has in folders alone is one, too: there may be more to come (verl).
-    """
-    if folder.folders and is_step(folder.name):
-        return True
+    """Whether there are files in an unknown directory and they belong together."""
     if all(_ASIDE.fullmatch(name) for name in folder.files):
         return False
     if _STEP.fullmatch(folder.name) or folder.name == _RECIPE:

@@ -23,6 +23,7 @@ from syncd.lastact import Act, LastAct, last_act, marked_unfinished
 from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.scan import Folder, Scanner
+from syncd.series import step_of
 from syncd.siblings import Committed, Rewrites, Siblings
 from syncd.sqlitefiles import in_peace
 from syncd.units import Unit, digest_of
@@ -154,18 +155,28 @@ class Detector:
         """Whether nothing but its logs differs from its commit."""
         return self._rewrites.only(unit, unit.running)
 
+    def only_lost(self, unit: Unit) -> bool:
+        """Whether all that a step has is in its commit, which has more.
+
+        Where saves go to one place it is in doubt: the next may lack the same.
+        """
+        return step_of(unit.path) >= 0 and self._rewrites.only_lost(unit)
+
     def since(self, unit: Unit) -> float:
         """Since when a checkpoint has been as it is, on the monotonic clock."""
         return self._look(unit).since
 
     def judge(self, unit: Unit) -> Verdict:
         """Decide on one revision of a checkpoint."""
-        seen = self._look(unit)
-        marker = marked_unfinished(self._root, unit)
-        if marker:
-            wait = max(self._settle, _MARKED)
-            return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
-        words = self._no_save(unit)
+        verdict = self._judge(unit)
+        marker = marked_unfinished(self._root, unit) if verdict.complete else ""
+        if not marker:
+            return verdict
+        wait = max(self._settle, _MARKED)
+        return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
+
+    def _judge(self, unit: Unit) -> Verdict:
+        seen, words = self._look(unit), self._no_save(unit)
         if words:
             return Verdict(False, reason=words)
         last = last_act(self._root, unit)
@@ -187,10 +198,8 @@ class Detector:
         blocker = unit.profile.blocked_by
         if not unit.files and not unit.links:
             return "has no files yet"
-        if blocker and any(path == blocker for path, _ in unit.files):
-            return f"{blocker} says it is still being saved"
-        lost = self._rewrites.only_lost(unit)
-        return "a part of it was deleted since it was committed" if lost else ""
+        saving = blocker and any(path == blocker for path, _ in unit.files)
+        return f"{blocker} says it is still being saved" if saving else ""
 
     def _judge_rest(self, unit: Unit, seen: _Seen, last: LastAct) -> Verdict:
         """Decide by quiet, and by the members.

@@ -10,9 +10,10 @@ import enum
 import fnmatch
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from syncd.companions import is_log
 from syncd.filestat import Stat
@@ -73,7 +74,10 @@ def last_act(root: Path, unit: Unit) -> LastAct:
 
 
 def marked_unfinished(root: Path, unit: Unit) -> str:
-    """The file beside it or a member by whose name it is still being saved; "" for none."""
+    """The file beside it or a member by whose name it is still being saved; "" for none.
+
+    One that has no name but the ending speaks for the folder that it lies in.
+    """
     names = [path for path, _ in unit.files]
     for path, _ in unit.unfinished:
         ending = next((one for one in SAVING if path.endswith(one)), None)
@@ -81,20 +85,31 @@ def marked_unfinished(root: Path, unit: Unit) -> str:
             return unit.below(path)
     named = {unit.path, *(unit.below(name) for name in names if unit.beside)}
     stems = {stem for path in named for stem in _stems(path)}
-    return next((s + e for s in stems for e in SAVING if os.path.lexists(root / (s + e))), "")
+    return next((s + e for s in stems for e in SAVING if _is_file(root / (s + e))), "")
 
 
 def _is_of(name: str, stem: str) -> bool:
+    if not stem or stem.endswith("/"):
+        return name.startswith(stem)
     return name.startswith(stem) and name[len(stem) :][:1] in ("", ".", "/")
 
 
 def _stems(path: str) -> Iterator[str]:
-    """What a marker's name can begin with: the checkpoint's, without its ending or with."""
+    """What a marker's path can begin with: the checkpoint's, its folder's, without its ending."""
+    above, slash, name = path.rpartition("/")
     yield path
-    for above in PurePosixPath(path).parents[:-1]:
-        yield str(above)
-    if "." in path.rpartition("/")[2]:
+    yield above + slash
+    if above:
+        yield above
+    if "." in name:
         yield path.rpartition(".")[0]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _ended(unit: Unit) -> bool:

@@ -82,7 +82,6 @@ class Pipeline:
         self._postponed: dict[str, float] = {}
         self._busy: dict[str, float] = {}
         """Since when databases were locked each time they were to be copied."""
-
         self._others = Others(clock, health, self._backlog)
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
@@ -153,10 +152,7 @@ class Pipeline:
             self._give_up(unit, _NOT_UTF8)
         elif hidden:
             self._give_up(unit, _UNREADABLE)
-        elif self._journal.is_safe(unit.path, unit.signature):
-            self._newest.note(unit)
-            self._turns.note(unit)
-            self._detector.learn(unit)
+        elif self._is_done(unit):
             return False
         if not self._started:
             self._seniority.was_here(unit)
@@ -179,6 +175,14 @@ class Pipeline:
             self._backlog.judged(unit, verdict)
             if verdict.failed:
                 self._give_up(unit, Permanent(verdict.reason, hint=_UNREADABLE.hint))
+        return True
+
+    def _is_done(self, unit: Unit) -> bool:
+        """Whether all of it is committed, be it with more that is gone by now."""
+        if not self._journal.is_safe(unit.path, unit.signature):
+            return self._detector.only_lost(unit)
+        for learn in (self._newest.note, self._turns.note, self._detector.learn):
+            learn(unit)
         return True
 
     def _only_logs(self, unit: Unit) -> bool:

@@ -106,9 +106,11 @@ PROFILES = (
     ),
     Profile(  # NeMo 2; a file beside it says how long it is being saved
         "nemo",
-        r".*(step|epoch)=?\d.*",
+        r".*(step|epoch)=\d.*",
         contains=("weights/*.distcp", "weights/.metadata"),
-        needs=("weights/.metadata",),
+        marker="weights/.metadata",
+        marker_renamed=True,
+        required_with=("weights/*",),
         late=("context/*", "weights/metadata.json"),
     ),
     Profile(

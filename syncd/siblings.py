@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from syncd.companions import is_log
+from syncd.companions import is_log, is_slight
 from syncd.formats import is_known
 from syncd.journal import Journal
 from syncd.parts import files_of
@@ -237,9 +237,16 @@ class Rewrites:
 
         What is left of a step when its writer makes room for the next one is no newer checkpoint.
         """
-        before, now = self._of(unit), members(unit)
-        gone = [path for path in before if path not in now and not is_log(path)]
-        return bool(gone) and not unit.lone and now.items() <= before.items()
+        if unit.lone or unit.companion:
+            return False
+        before, now = (
+            {p: stat for p, stat in files.items() if not (is_log(p) or p in unit.running)}
+            for files in (self._of(unit), members(unit))
+        )
+        if not now.items() < before.items():
+            return False
+        gone = before.keys() - now.keys()  # a mark that says "not yet" goes last of all
+        return not all(_is_mark(path, before[path][0]) for path in gone)
 
     def only(self, unit: Unit, paths: Collection[str]) -> bool:
         """Whether it has been complete, and nothing but these members has changed since."""
@@ -289,6 +296,10 @@ class Rewrites:
         if unit.path not in self._before and self._committed:
             self._hold(unit.path, self._committed.of(unit.path))
         return _in_shape(self._before.get(unit.path, {}), unit)
+
+
+def _is_mark(path: str, size: int) -> bool:
+    return size == 0 or is_slight(path.rpartition("/")[2], size)
 
 
 def _is_followed(path: str, before: Files, now: Files) -> bool:

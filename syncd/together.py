@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 _STATE = re.compile(
     r"\.(pt|pth|pth\.tar|th|ckpt|safetensors|bin|pkl|pickle|npz|msgpack|h#|keras|params|state"
-    r"|pdparams|pdopt|states)$",
+    r"|pdparams|pdopt|pdstates|pdema|pdlr|pdeqn|pdscaler|states)$",
     re.IGNORECASE,
 )
 """What trainers keep their state in, and write in one go."""
@@ -28,10 +28,13 @@ _STATE = re.compile(
 _PIECE = re.compile(r"\.(index|meta|data-#-of-#)$")
 """The pieces of a checkpoint of TensorFlow."""
 
-_ADDED = re.compile(r"\.(pt|pth|bin|pkl|npz|npy|safetensors)$", re.IGNORECASE)
-"""How what is added to the name of a checkpoint ends where it holds state."""
-
-_COPY = re.compile(r"\.(bak|backup|old|orig|prev|previous|copy|lock|\d+)(\.|$)", re.IGNORECASE)
+_HEAD = re.compile(r".*\.(npz|pt|pth|bin|pkl|model|kv)")
+_ADDED = re.compile(
+    r"(optimizer|optim|opt|scheduler)\.(npz|pt|pth|bin|pkl)"
+    r"|((wv|dv|docvecs)\.)?(vectors\w*|syn1(neg)?|expElogbeta)\.npy"
+)
+_TEXT_ADDED = re.compile(r"(progress\.|decoder\.)?yml")
+"""What is added to the name of a checkpoint for what belongs to it (Marian, gensim)."""
 
 _DECIMAL = re.compile(r"#\.#")
 _INDEX = re.compile(rf"(?<![a-z])rank[-_.]?#|-#-of-#|{_DECIMAL.pattern}", re.IGNORECASE)
@@ -41,17 +44,19 @@ _WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NUMBER = re.compile(r"\d+")
 
 _PARTS = (
-    "model", "net", "network", "weights", "params", "pdparams", "unet", "vae", "backbone",
+    "model", "net", "network", "weights", "params", ".pdparams", "unet", "vae", "backbone",
     "encoder", "decoder", "head", "policy", "actor", "critic", "value", "target", "generator",
-    "discriminator", "g", "d", "ema", "e", "optimizer", "optim", "opt", "pdopt", "scheduler",
-    "sched", "scaler", "rng", "criterion", "training", "trainer", "states",
+    "discriminator", "g", "d", "ema", "_e", ".pdema", "optimizer", "optim", "opt", ".pdopt",
+    "scheduler", "sched", "scaler", "rng", "criterion", "training_state", ".pdstates", ".states",
+    ".pdlr", ".pdeqn", ".pdscaler",
 )  # fmt: skip
 """Words for a part of the state. The first of them names the checkpoint."""
 
-_BY_ENDING = ("pdparams", "pdopt", "states")
-"""Endings that say which part it is (Paddle)."""
+_TWO_WORDS = re.compile(r"(?<![a-zA-Z])train(ing|er)_states?(?![a-z])")
+_EMA = re.compile(r"_E$")
+"""What tells a part though no single word does (AllenNLP, KAIR)."""
 
-_OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt", "pdopt")}
+_OPTIMIZER = {_PARTS.index(word) for word in ("optimizer", "optim", "opt", ".pdopt")}
 _WEIGHTS = {_PARTS.index(word) for word in ("model", "net", "network", "weights")}
 _WITHOUT_WEIGHTS = range(_PARTS.index("ema"), len(_PARTS))
 _WHOLE = {"last", "latest", "current", "checkpoint", "ckpt"}
@@ -116,18 +121,19 @@ def gathered(files: Mapping[str, object]) -> Iterator[Gathered]:
 def _by_what_is_added(files: Mapping[str, object]) -> Iterator[Gathered]:
     """``model.npz`` with ``model.npz.optimizer.npz`` (Marian), ``x.model`` with ``x.model.wv.npy``.
 
-    Of what is named so at least one holds state. Copies are of another moment.
+    Other names that go on are copies, averages, the best one, or not yet written.
     """
     added: defaultdict[str, list[str]] = defaultdict(list)
     for name in files:
-        parts = name.split(".")
-        for end in range(2, len(parts)):
-            before = ".".join(parts[:end])
-            if before in files and not _COPY.search(name) and name.isprintable():
-                added[before].append(name)
-                break
+        if name.endswith((".npz", ".npy", ".yml", ".pt", ".pth", ".bin", ".pkl")):
+            parts = name.split(".")
+            for end in range(2, len(parts)):
+                before, after = ".".join(parts[:end]), ".".join(parts[end:])
+                belongs = _ADDED.fullmatch(after) or _TEXT_ADDED.fullmatch(after)
+                if belongs and before in files and _HEAD.fullmatch(before) and name.isprintable():
+                    added[before].append(name)
     for before, names in added.items():
-        if len(names) < _MOST and any(_ADDED.search(name) for name in names):
+        if any(_ADDED.fullmatch(name[len(before) + 1 :]) for name in names):
             yield Gathered(before, tuple(sorted([before, *names])))
 
 
@@ -172,7 +178,10 @@ def _kinds_of(files: Iterable[str]) -> tuple[dict[str, str], dict[str, _Kind]]:
             kinds[form] = _kind_of(form, bare=True)
         if kinds[form] and "#" not in name:
             forms[name] = form
-    return forms, {form: kind for form, kind in kinds.items() if kind}
+    known = {form: kind for form, kind in kinds.items() if kind}
+    if not any(kind.optimizer for form, kind in known.items() if "." not in form):
+        forms = {name: form for name, form in forms.items() if "." in form}
+    return forms, known
 
 
 def are_each_whole(names: Collection[str]) -> bool:
@@ -217,9 +226,12 @@ def _kind_of(form: str, bare: bool = False) -> _Kind | None:
         return None
     stem = form[: ends.start()] if ends else form
     words = [word.lower() for word in _WORD.findall(stem)]
-    if ends and ends[1].lower() in _BY_ENDING:
-        words.append(ends[1].lower())
-    parts = [_PARTS.index(word) for word in words if word in _PARTS]
+    told = [*words, f".{ends[1].lower()}"] if ends and not piece else words
+    if _TWO_WORDS.search(stem):
+        told, words = [*told, "training_state"], [w for w in words if not w.startswith("train")]
+    if _EMA.search(stem):
+        told, words = [*told, "_e"], words[:-1]
+    parts = [_PARTS.index(word) for word in told if word in _PARTS]
     whole = not parts and not piece
     if whole and (bare or not (words and set(words) <= _WHOLE | _MOMENT)):
         return None

@@ -221,10 +221,29 @@ def units(
 
 def _open(folder: Folder, parent: Folder | None, above: list[_Open]) -> _Open:
     known = any(_groups(folder)) or holds_steps(folder)
-    may_be_set = parent is not None and not known and could_be_set(folder)
+    may_be_set = parent is not None and not known and (could_be_set(folder) or _has_roles(folder))
     if may_be_set and _keeps_checkpoints(folder, [one for one in above if one.may_be_set]):
         known, may_be_set = True, False
     return _Open(folder, iter(list(folder.folders.values())), parent, may_be_set, known)
+
+
+def _has_roles(folder: Folder) -> bool:
+    """Whether a step has folders alone, which are parts of it: verl's ``actor`` and ``critic``.
+
+    There may be more to come. A step in which there are steps, or files that are each whole, is one
+    of something else: of an experiment.
+    """
+    if not is_step(folder.name):
+        return False
+    found = False
+    for _, part in folder.walk():
+        if part is not folder and (is_step(part.name) or part.name.isdigit()):
+            return False
+        names = [n for n in part.files if not (is_companion(part, n) or grows(part.below(n)))]
+        if names and are_each_whole(names):
+            return False
+        found |= bool(names)
+    return found
 
 
 def _keeps_checkpoints(folder: Folder, sets: list[_Open]) -> bool:

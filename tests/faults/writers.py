@@ -264,6 +264,48 @@ def adversaries(disk: Disk, content: Content) -> Units:
     return [paths]
 
 
+@_writer(quiet=True)
+def marked_beside(disk: Disk, content: Content) -> Units:
+    """As NeMo 2: an empty file beside a directory says that it is being saved, or removed."""
+    name, old = (f"nemo/m--step={save * 10}-last" for save in (content.save, content.save - 2))
+    disk.write(f"{name}-unfinished", b"")
+    paths = [f"{name}/weights/__{number}_0.distcp" for number in range(2)]
+    for path in paths:
+        disk.write(path, content.body(path, 0.45))
+    paths += [f"{name}/weights/.metadata", f"{name}/context/io.json"]
+    for path in paths[2:]:
+        disk.write(path, content.json())
+    disk.remove(f"{name}-unfinished")
+    disk.write(f"{old}-unfinished", b"")
+    disk.remove(old)
+    disk.remove(f"{old}-unfinished")
+    return [paths]
+
+
+@_writer(proven=False, quiet=True)
+def told_by_endings(disk: Disk, content: Content) -> Units:
+    """As PaddleOCR: one name, and each ending is a part; and as Marian: names that go on."""
+    paddle = [f"latest.{ending}" for ending in ("pdopt", "pdparams", "states")]
+    for path in paddle:
+        disk.write(path, content.pickle(path, 0.3))
+    marian = ["m.npz", "m.npz.optimizer.npz"]
+    for path in marian:
+        disk.write(path, *content.torch(path, 0.3))
+    return [paddle, marian]
+
+
+@_writer(proven=False, quiet=True)
+def emptied_steps(disk: Disk, content: Content) -> Units:
+    """As verl where it keeps one: of the step before the roles go before the new ones come."""
+    folder, old = (f"verl/global_step_{save}" for save in (content.save, content.save - 1))
+    paths = [f"{folder}/{role}/model.pt" for role in ("actor", "critic")]
+    for path in paths:
+        disk.remove(path.replace(folder, old).rpartition("/")[0])
+        disk.write(path, *content.torch(path, 0.4))
+    disk.write(f"{folder}/data.pt", *content.torch("data", 0.2))
+    return [[*paths, f"{folder}/data.pt"]]
+
+
 def write_for_ever(
     writer: Writer,
     root: Path,

@@ -165,9 +165,11 @@ def test_hf_still_saving_is_not_complete(desk: Desk) -> None:
         ("run/m=5.25-step=3-unfinished", ["run/m=5.25-step=3.ckpt"]),
         (
             "run/step=3-unfinished",
-            ["run/step=3/weights/.metadata", "run/step=3/weights/__0_0.distcp"],
+            ["run/step=3/weights/__0_0.distcp", "run/step=3/weights/.metadata"],
         ),
         ("run/x/step_3.incomplete", ["run/x/step_3/model.pt", "run/x/step_3/optimizer.pt"]),
+        ("run/step_3/.incomplete", ["run/step_3/model.pt", "run/step_3/optimizer.pt"]),
+        ("run/.unfinished", ["run/last.ckpt"]),
     ],
 )
 def test_what_a_file_beside_it_says_is_being_saved_is_not_complete(
@@ -194,15 +196,41 @@ def test_a_marker_within_a_set_is_of_the_file_that_it_names(desk: Desk) -> None:
     assert "run/a-unfinished says" in desk.judge_in(1000, "run").reason
 
 
+def test_a_folder_of_such_a_name_says_nothing(desk: Desk) -> None:
+    desk.write("runs/one/last.ckpt")
+    desk.write("runs/one-incomplete/last.ckpt", b"PK")
+    assert desk.judge_in(1000, "runs/one/last.ckpt").complete
+
+
+def test_a_mark_that_goes_last_is_no_loss(desk: Desk) -> None:
+    for name in ("model.bin", "optimizer.bin", "SAVING"):
+        desk.write(f"step_5/{name}")
+    desk.commit("step_5")
+    (desk.root / "step_5/SAVING").unlink()
+    assert not desk.detector.only_lost(desk.units()["step_5"])
+
+
+def test_steps_of_an_experiment_are_steps_of_their_own(desk: Desk) -> None:
+    for epoch in (1, 2):
+        for name in ("model.pt", "optim.pt"):
+            desk.write(f"iteration_5/run/checkpoints/epoch_{epoch}/{name}")
+    desk.write("step1/a/last.ckpt")
+    desk.write("step1/b/last.ckpt")
+    desk.write("epoch_4/tokenizer/tokenizer.json", "{}")
+    assert not {"iteration_5", "step1", "epoch_4"} & set(desk.units())
+
+
 def test_what_is_left_of_a_step_is_no_newer_one(desk: Desk) -> None:
-    for name in ("data.pt", "actor/model.pt", "critic/model.pt"):
+    for name in ("data.pt", "actor/model.pt", "critic/model.pt", "train.log"):
         desk.write(f"global_step_20/{name}")
     assert desk.judge_in(1000, "global_step_20").complete
     desk.commit("global_step_20")
     (desk.root / "global_step_20/actor/model.pt").unlink()
-    assert "was deleted since" in desk.judge_in(1000, "global_step_20").reason
+    desk.write("global_step_20/train.log", "longer")
+    assert desk.detector.only_lost(desk.units()["global_step_20"])
     for name in ("actor/model.pt", "critic/model.pt"):
         desk.write(f"global_step_20/{name}", b"\x80y.")
+    assert not desk.detector.only_lost(desk.units()["global_step_20"])
     assert desk.judge_in(1000, "global_step_20").complete
 
 
@@ -212,7 +240,9 @@ def test_a_step_that_has_folders_alone_is_not_whole_yet(desk: Desk) -> None:
             desk.write(f"run/global_step_{step}/{name}")
     desk.commit("run/global_step_20")
     desk.write("run/global_step_30/actor/model.pt")
-    assert set(desk.units()) == {f"run/global_step_{step}" for step in (10, 20, 30)}
+    desk.write("run/epoch_3/tb/events.out.tfevents.1.host", b"x")
+    wanted = {f"run/global_step_{step}" for step in (10, 20, 30)}
+    assert set(desk.units()) == {*wanted, "run/epoch_3/tb/events.out.tfevents.1.host"}
     assert "no file like" in desk.judge_in(1000, "run/global_step_30").reason
 
 
@@ -223,8 +253,9 @@ def test_a_few_words_are_whole_under_the_name_of_a_checkpoint(desk: Desk) -> Non
     desk.write("hyperparams.yaml", "a: 1")
     path = "save/CKPT+2026-01-01+10-05-00+00"
     assert desk.judge_in(1000, path).complete
-    desk.write(f"{path}/counter.ckpt", "PK")
-    assert "cut off" in desk.judge_in(1000, path).reason
+    for torn in ("PK", "version https://git-lfs.github.com/spec/v1", "(dp0\nS'a'", "5 " * 512):
+        desk.write(f"{path}/counter.ckpt", torn)
+        assert "cut off" in desk.judge_in(1000, path).reason
 
 
 def test_old_marker_in_a_reused_directory_never_counts(desk: Desk) -> None:

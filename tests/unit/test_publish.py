@@ -54,6 +54,19 @@ def test_touched_but_equal_content_makes_no_commit(machine: Machine) -> None:
     assert machine.commit_all() == []
 
 
+def test_what_is_left_of_a_set_is_no_newer_one(machine: Machine, tmp_path: Path) -> None:
+    for name in ("data.bin", "actor/a.bin", "critic/c.bin"):
+        machine.write(f"step_20/{name}", name)
+    assert len(machine.commit_all()) == 1
+    whole = tree(machine.root)
+    (machine.root / "step_20/actor/a.bin").unlink()
+    for life in (machine, machine.start()):  # a daemon that has just started knows it, too
+        assert life.commit_all() == []
+        assert life.pipeline.look().incomplete == [], "all that is there is safe"
+    restore_newest(machine.bucket, tmp_path / "back")
+    assert tree(tmp_path / "back") == whole
+
+
 def test_changed_set_sends_only_what_changed(tmp_path: Path) -> None:
     store = CountingStore(DirectoryStore(tmp_path / "bucket"))
     machine = Machine(tmp_path / "one", tmp_path / "bucket", store=store).start()
