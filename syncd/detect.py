@@ -19,7 +19,7 @@ from pathlib import Path
 from syncd.clock import Clock
 from syncd.filestat import Stat
 from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
-from syncd.lastact import Act, LastAct, last_act, marked_unfinished
+from syncd.lastact import Act, LastAct, emptied_for, last_act, marked_unfinished
 from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.scan import Folder, Scanner
@@ -169,11 +169,16 @@ class Detector:
     def judge(self, unit: Unit) -> Verdict:
         """Decide on one revision of a checkpoint."""
         verdict = self._judge(unit)
-        marker = marked_unfinished(self._root, unit) if verdict.complete else ""
-        if not marker:
+        if not verdict.complete:
             return verdict
-        wait = max(self._settle, _MARKED)
-        return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
+        marker = marked_unfinished(self._root, unit)
+        if marker:
+            wait = max(self._settle, _MARKED)
+            return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
+        later = emptied_for(self._root, unit)
+        return (
+            Verdict(False, reason=f"{later} has folders that are gone here") if later else verdict
+        )
 
     def _judge(self, unit: Unit) -> Verdict:
         seen, words = self._look(unit), self._no_save(unit)

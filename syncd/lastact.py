@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.companions import is_log
+from syncd.companions import is_log, is_step
 from syncd.filestat import Stat
 from syncd.formats import check_json
-from syncd.scan import SAVING
+from syncd.profiles import SET
+from syncd.scan import SAVING, directory_not_yet
+from syncd.series import series, step_of
 from syncd.units import Unit
 
 _AT_ONCE = 10 * 10**9
@@ -86,6 +88,33 @@ def marked_unfinished(root: Path, unit: Unit) -> str:
     named = {unit.path, *(unit.below(name) for name in names if unit.beside)}
     stems = {stem for path in named for stem in _stems(path)}
     return next((s + e for s in stems for e in SAVING if _is_file(root / (s + e))), "")
+
+
+def emptied_for(root: Path, unit: Unit) -> str:
+    """A later step that has folders which this one has not: it was emptied to make room for it.
+
+    verl deletes what its roles have saved before they save again; the rest stays.
+    """
+    path = Path(unit.path)
+    if unit.profile is not SET or unit.beside or not is_step(path.name):
+        return ""
+    own = {name.partition("/")[0] for name, _ in unit.files if "/" in name}
+    mine, step = series(unit.path), step_of(unit.path)
+    for name in _folders(root / path.parent):
+        other = str(path.with_name(name))
+        later = is_step(name) and series(other) == mine and step_of(other) > step
+        if later and _folders(root / other) - own:
+            return other
+    return ""
+
+
+def _folders(path: Path) -> set[str]:
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    except OSError:
+        return set()
+    return {name for name in found if not directory_not_yet(name)}
 
 
 def _is_of(name: str, stem: str) -> bool:

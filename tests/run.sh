@@ -10,7 +10,7 @@ usage: bash tests/run.sh [--all] [--no-setup] [PYTEST OPTIONS]
 Makes .venv, installs the packages and the servers the tests need, then checks the code (ruff,
 shellcheck, hadolint; mypy and import-linter in the background) and runs pytest.
 
-  --all        also the tests that take long (marked slow); with it, it takes some 35 minutes on two cores
+  --all        also the tests that take long (marked slow); with it, it takes some 20 minutes on two cores
   --heavy      those alone that build the container image or install whole frameworks: see the
                recipes; needs root, gigabytes of disk and a good half hour
   --no-setup   go straight to the checks and the tests

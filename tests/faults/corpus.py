@@ -46,7 +46,7 @@ MARKED = (
 
 LONE = (
     "lone_in_place", "lightning", "ultralytics", "keras", "stable_baselines3", "files_in_place",
-    "adversaries", "run_folder", "state_folders", "told_by_endings",
+    "adversaries", "run_folder", "state_folders",
 )  # fmt: skip
 """Writers of files in a folder of many checkpoints: what comes late is another one."""
 

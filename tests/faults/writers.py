@@ -294,18 +294,6 @@ def told_by_endings(disk: Disk, content: Content) -> Units:
     return [paddle, marian]
 
 
-@_writer(proven=False, quiet=True)
-def emptied_steps(disk: Disk, content: Content) -> Units:
-    """As verl where it keeps one: of the step before the roles go before the new ones come."""
-    folder, old = (f"verl/global_step_{save}" for save in (content.save, content.save - 1))
-    paths = [f"{folder}/{role}/model.pt" for role in ("actor", "critic")]
-    for path in paths:
-        disk.remove(path.replace(folder, old).rpartition("/")[0])
-        disk.write(path, *content.torch(path, 0.4))
-    disk.write(f"{folder}/data.pt", *content.torch("data", 0.2))
-    return [[*paths, f"{folder}/data.pt"]]
-
-
 def write_for_ever(
     writer: Writer,
     root: Path,

@@ -234,6 +234,16 @@ def test_what_is_left_of_a_step_is_no_newer_one(desk: Desk) -> None:
     assert desk.judge_in(1000, "global_step_20").complete
 
 
+def test_what_is_left_of_a_step_that_was_never_committed_is_none(desk: Desk) -> None:
+    """A daemon that comes late sees the rest alone, and the next step begun."""
+    desk.write("run/global_step_20/data.pt")
+    desk.write("run/global_step_20/critic/model.pt")
+    desk.write("run/global_step_30/actor/model.pt")
+    assert "has folders that" in desk.judge_in(1000, "run/global_step_20").reason
+    desk.write("run/global_step_20/actor/model.pt")
+    assert desk.judge_in(1000, "run/global_step_20").complete
+
+
 def test_a_step_that_has_folders_alone_is_not_whole_yet(desk: Desk) -> None:
     for step in (10, 20):
         for name in ("actor/model.pt", "critic/model.pt", "data.pt"):
