@@ -26,6 +26,9 @@ SUPERSEDED = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at 
 _LONG = 1800.0
 """Seconds of being written to after which nobody may rely on its becoming complete."""
 
+_SOON = 300.0
+"""The same, after which the log says so."""
+
 _LATELY = 600.0
 """Seconds since its last change for which it counts as being written to."""
 
@@ -87,8 +90,11 @@ class _Entry:
     changed: float = 0.0
     """When it was changed last, in seconds since the epoch."""
 
+    last: str = ""
+    """The file that was changed last, its logs apart."""
+
     touched: int = 0
-    """The same, its logs apart and by whichever clock says later, in nanoseconds."""
+    """The same as ``changed``, its logs apart and by whichever clock says later, in nanoseconds."""
 
 
 class Backlog:
@@ -100,6 +106,7 @@ class Backlog:
         self._entries: dict[str, _Entry] = {}
         self._ages: list[tuple[tuple[int, int, str], str]] = []
         self._files = 0
+        self._told: set[str] = set()
         self.left_out = False
         """Whether there are more than are remembered."""
 
@@ -137,7 +144,7 @@ class Backlog:
             before = self._entries.get(unit.path)
             entry.since = before.since if before else None
             entry.since = self._clock.monotonic() if entry.since is None else entry.since
-            entry.changed = unit.changed / 1e9
+            entry.changed, entry.last = unit.changed / 1e9, unit.newest
         self._put(unit, entry)
 
     def blocked(
@@ -178,19 +185,25 @@ class Backlog:
         if entry and entry.unit:
             self._files -= max(1, len(entry.unit.files))
 
-    def restless(self) -> list[str]:
-        """What is still written to, and no look has found complete for long."""
+    def restless(self, long: float | None = None) -> dict[str, str]:
+        """What is still written to, and was never complete for so long; the last file of each."""
         now, moment = self._clock.monotonic(), self._clock.now()
-        return [
-            self._printable(path)
+        long = _LONG if long is None else long
+        return {
+            self._printable(path): self._printable(entry.last)
             for path, entry in self._entries.items()
             if entry.since is not None
-            and now - entry.since >= _LONG
+            and now - entry.since >= long
             and moment - entry.changed < _LATELY
-        ]
+        }
 
     def tell_restless(self, health: Health) -> None:
         """What is never complete is never safe, and nothing else would say so."""
+        soon = self.restless(_SOON)
+        for path in soon.keys() - self._told:
+            words = f"{path} has been written to for five minutes and was never complete"
+            log.warning("%s; the last was %s (%s)", words, soon[path], _RESTLESS)
+        self._told = set(soon)
         restless = {f"restless {path}": path for path in self.restless()}
         for reason in health.reasons("restless "):
             if reason.code not in restless:

@@ -118,6 +118,12 @@ class Unit:
         return max((stat.ctime_ns for _, stat in self.files), default=0)
 
     @property
+    def newest(self) -> str:
+        """The path under the root of the file that was changed last and is not ``running``."""
+        files = [(s.ctime_ns, name) for name, s in self.files if name not in self.running]
+        return self.below(max(files)[1]) if files else self.path
+
+    @property
     def touched(self) -> int:
         """The last act upon any file that is not ``running``, by whichever clock says later, ns."""
         times = [s.mtime_ns for name, s in self.files if name not in self.running]

@@ -9,6 +9,7 @@ import pytest
 
 from syncd.backlog import Backlog
 from syncd.detect import Verdict
+from syncd.health import Health
 from syncd.scan import scan
 from syncd.units import Unit, units
 from tests.clocks import FakeClock
@@ -38,7 +39,7 @@ class Desk:
         for _ in range(count):
             self.clock.sleep(60)
             self.backlog.judged(self.written(), verdict)
-        return self.backlog.restless()
+        return list(self.backlog.restless())
 
 
 @pytest.fixture
@@ -54,7 +55,25 @@ def test_what_is_written_to_for_half_an_hour_is_named(desk: Desk) -> None:
     assert desk.minutes(30) == [], "it was complete in between"
     assert desk.minutes(1) == ["backup"]
     desk.backlog.drop("backup")
-    assert desk.backlog.restless() == []
+    assert desk.backlog.restless() == {}
+
+
+def test_the_log_says_so_after_five_minutes_and_names_the_file(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = Health(desk.clock)
+    for minute in range(12):
+        desk.minutes(1)
+        desk.backlog.tell_restless(health)
+        assert len(caplog.messages) == (minute >= 5), "once"
+    assert "the last was backup/weights.bin" in caplog.messages[0]
+    assert "SYNCD_EXCLUDE" in caplog.messages[0]
+    assert health.reasons() == []
+    desk.minutes(1, Verdict(True, "set"))
+    desk.backlog.tell_restless(health)
+    desk.minutes(7)
+    desk.backlog.tell_restless(health)
+    assert len(caplog.messages) == 2, "it is so again"
 
 
 def test_what_lies_there_half_written_is_not(desk: Desk) -> None:
@@ -64,7 +83,7 @@ def test_what_lies_there_half_written_is_not(desk: Desk) -> None:
     for _ in range(60):
         desk.clock.sleep(60)
         desk.backlog.judged(left, NOT_YET)
-    assert desk.backlog.restless() == []
+    assert desk.backlog.restless() == {}
 
 
 def test_health_says_so_until_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
