@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from syncd.companions import all_accompany, could_be_set, holds_steps
 from syncd.profiles import COMPANION, LONE, SET, profile_of
 from syncd.scan import Folder, Scanner, files_below, scan
-from syncd.units import Unit, _whole, lone_units, units
+from syncd.units import Unit, _has_roles, _whole, lone_units, units
 
 NAMES = st.sampled_from(
     ["run", "gen-000001", "gen-000002", "population", "checkpoint-5", "step9", "pretrained_model"]
@@ -36,7 +36,7 @@ def plainly(folder: Folder, parent: Folder | None = None) -> Iterator[Unit]:
         return
     inner = [unit for child in folder.folders.values() for unit in plainly(child, folder)]
     known = any(unit.profile not in (SET, LONE, COMPANION) for unit in inner) or opens(folder)
-    if parent and not known and could_be_set(folder):
+    if parent and not known and (could_be_set(folder) or _has_roles(folder)):
         yield _whole(folder, COMPANION if all_accompany(folder) else SET, parent)
         return
     yield from inner
