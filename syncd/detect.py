@@ -18,12 +18,13 @@ from pathlib import Path
 
 from syncd.clock import Clock
 from syncd.filestat import Stat
-from syncd.formats import NAMES_OTHERS, check_file, named_beside, proves_its_end, shard_missing
+from syncd.formats import check_file, proves_its_end
 from syncd.lastact import Act, LastAct, emptied_for, last_act, marked_unfinished
 from syncd.manner import Manner
 from syncd.pathrules import member
 from syncd.scan import Folder, Scanner
 from syncd.series import step_of
+from syncd.shards import NAMES_OTHERS, named_beside, shard_missing
 from syncd.siblings import Committed, Rewrites, Siblings
 from syncd.sqlitefiles import in_peace
 from syncd.units import Unit, digest_of

@@ -18,8 +18,8 @@ from typing import Any
 
 from syncd.clock import Clock
 from syncd.errors import Corrupt, Permanent
-from syncd.formats import shard_missing
 from syncd.records import CommitRecord, FileEntry, Layout, parse_record
+from syncd.shards import shard_missing
 from syncd.stores.base import ObjectStore
 
 MARGIN = 2.0

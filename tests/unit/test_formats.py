@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
-from syncd.formats import check_file, named_beside
+from syncd.formats import check_file
+from syncd.shards import named_beside
 from tests.faults.morewriters import record
 
 
