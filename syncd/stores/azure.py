@@ -7,7 +7,6 @@ only loaded then.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import secrets
 import sys
 import time
@@ -37,7 +36,7 @@ from syncd.stores.base import (
     SideBySide,
 )
 from syncd.stores.http1 import Strange
-from syncd.stores.wire import checked_key, side_by_side
+from syncd.stores.wire import check_installed, checked_key, side_by_side
 
 _T = TypeVar("_T")
 
@@ -54,7 +53,7 @@ class AzureStore(SideBySide):
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; the account and its key are in AZURE_STORAGE_CONNECTION_STRING."""
         super().__init__()
-        _check_installed()
+        check_installed("azure.storage.blob", "azure-storage-blob", "azure")
         self.name = f"azure://{bucket}"
         self.capabilities = Capabilities(
             conditional_copy=True,
@@ -370,18 +369,6 @@ def _noted(bodies: Iterable[Body], sent: deque[Body]) -> Iterator[Body]:
     for body in bodies:
         sent.append(body)
         yield body
-
-
-def _check_installed() -> None:
-    """NeedsOperator unless the SDK can be loaded, without loading it."""
-    try:
-        there = importlib.util.find_spec("azure.storage.blob") is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
-        raise NeedsOperator(
-            "azure-storage-blob is not installed", hint="pip install 'syncd[azure]'"
-        )
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -7,7 +7,6 @@ only loaded then.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -24,7 +23,7 @@ from syncd.stores.base import (
 )
 from syncd.stores.gcserrors import status_of, translate
 from syncd.stores.http1 import Strange
-from syncd.stores.wire import checked_key, side_by_side
+from syncd.stores.wire import check_installed, checked_key, side_by_side
 
 try:
     from syncd.stores import gcsappend, gcslean
@@ -44,7 +43,7 @@ class GCSStore(SideBySide):
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request: looking for credentials may already ask the machine's own server."""
         super().__init__()
-        _check_installed()
+        check_installed("google.cloud.storage", "google-cloud-storage", "gcs")
         self.name = f"gs://{bucket}"
         self.capabilities = Capabilities(
             conditional_copy=True,
@@ -256,18 +255,6 @@ class GCSStore(SideBySide):
         for road in (self._lean, self._sdk):
             if road:
                 road.close()
-
-
-def _check_installed() -> None:
-    """NeedsOperator unless the SDK can be loaded, without loading it."""
-    try:
-        there = importlib.util.find_spec("google.cloud.storage") is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
-        raise NeedsOperator(
-            "google-cloud-storage is not installed", hint="pip install 'syncd[gcs]'"
-        )
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -32,7 +32,7 @@ from syncd.stores.s3errors import code_of, refuses_checksums, status_of, transla
 from syncd.stores.s3lean import Lean, Refused
 from syncd.stores.s3proof import Proof
 from syncd.stores.s3upload import S3Upload, conditions, info_of, refuses_wrong, version_of
-from syncd.stores.wire import CHUNK, checked_key, server_time, side_by_side
+from syncd.stores.wire import CHUNK, check_installed, checked_key, server_time, side_by_side
 
 _NEXT = {
     "list_parts": {"PartNumberMarker": "NextPartNumberMarker"},
@@ -50,7 +50,7 @@ class S3Store(SideBySide):
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; credentials are taken afresh from ``environ`` or boto3's chain."""
         super().__init__()
-        s3road.check_installed()
+        check_installed("boto3", "boto3", "s3")
         self._finding_out = threading.RLock()
         self.name = f"s3://{bucket}"
         self.bucket = bucket

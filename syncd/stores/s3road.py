@@ -7,7 +7,6 @@ ARN) there is only the SDK.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from syncd.errors import NeedsOperator
 from syncd.stores.exchange import connect_to
 from syncd.stores.s3lean import Lean
 from syncd.stores.s3sign import Keys, Signer
@@ -24,16 +22,6 @@ VIRTUAL_HOSTS = ("amazonaws.com", "aliyuncs.com", "myqcloud.com", "volces.com")
 """Where the bucket must be part of the host name; everywhere else a path is safer."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
-
-
-def check_installed() -> None:
-    """NeedsOperator unless the SDK can be loaded, without loading it."""
-    try:
-        there = importlib.util.find_spec("boto3") is not None
-    except ValueError:
-        there = False
-    if not there:
-        raise NeedsOperator("boto3 is not installed", hint="pip install 'syncd[s3]'")
 
 
 def endpoint_of(environ: Mapping[str, str]) -> str:

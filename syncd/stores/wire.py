@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import socket
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from syncd.errors import Permanent
+from syncd.errors import NeedsOperator, Permanent
 
 CHUNK = 1024 * 1024
 """Bytes that a reading yields at a time."""
@@ -92,6 +93,16 @@ def quiet(*loggers: str) -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
+
+
+def check_installed(module: str, package: str, extra: str) -> None:
+    """NeedsOperator unless the SDK can be loaded, without loading it."""
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise NeedsOperator(f"{package} is not installed", hint=f"pip install 'syncd[{extra}]'")
 
 
 def side_by_side(keys: Iterable[str], action: Callable[[str], None]) -> None:
