@@ -13,6 +13,16 @@ from tests.e2e.processes import Build, Machine
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each worker be as a machine is: its programs share a session, and no other's.
+
+    Linux shares the processors among sessions first, so a daemon at the lowest niceness gives way
+    to its own test here, and not to all the others, beside which it would starve.
+    """
+    if hasattr(config, "workerinput"):
+        os.setsid()
+
+
 @pytest.hookimpl(trylast=True)  # when others have left out what is not to run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal the tests to several workers: to each some that take long, to begin with them.

@@ -101,16 +101,21 @@ if [[ $chosen == 'not heavy and not remote' ]] && ((workers && !${#arguments[@]}
     setsid python -m pytest --basetemp "$place/r" tests/faults/test_torture.py >"$place/rig" 2>&1 &
     rig=$!
 fi
-tests "${others[@]}" -n "$workers" --dist worksteal -m "($chosen) and not timed"
+tests "${others[@]}" -n "$workers" --dist worksteal -m "($chosen) and not timed and not alone"
 if [[ -n $rig ]]; then
     step "pytest, machines that are lost"
     wait "$rig" || failed=$?
     cat "$place/rig"
 fi
+marked() { # WORKERS MARK EXPRESSION
+    local files=() # to gather all tests anew takes a quarter of a minute
+    ((${#arguments[@]})) || mapfile -t files < <(grep -rlE "mark\.$2" --include='test_*.py' tests)
+    tests "${files[@]}" -n "$((workers < $1 ? workers : $1))" --dist worksteal -m "($chosen) and $3"
+}
 step "pytest, with bounds in seconds"
-timed=() # to gather all tests anew takes a quarter of a minute
-((${#arguments[@]})) || mapfile -t timed < <(grep -rlE 'mark\.timed' --include='test_*.py' tests)
-tests "${timed[@]}" -n "$((workers < 3 ? workers : 3))" --dist worksteal -m "($chosen) and timed"
+marked 3 timed "timed and not alone"
+step "pytest, one at a time"
+marked 1 alone alone
 step "mypy and imports"
 wait "$checks" || failed=$?
 cat "$place/checks"

@@ -23,14 +23,16 @@ def wait_until(
 ) -> None:
     """Look again and again until ``ready``; fail with ``what`` when patience ends.
 
-    What a daemon has logged by then is told by its ``log``, not called yet.
+    What a daemon has logged by then is told by its ``log``, not called yet. A look that takes long
+    is taken half of the time: what it waits for needs the processor, too.
     """
-    until = time.monotonic() + patience
+    until = (began := time.monotonic()) + patience
     while not ready():
-        if time.monotonic() > until:
+        if (now := time.monotonic()) > until:
             words = what if isinstance(what, str) else what()
             raise AssertionError(f"in vain waited for: {words}")
-        time.sleep(0.02)
+        time.sleep(max(0.02, now - began))
+        began = time.monotonic()
 
 
 class Machine:

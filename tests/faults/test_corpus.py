@@ -9,7 +9,7 @@ import pytest
 from tests.faults.corpus import MANNERS, run, table
 from tests.faults.manners import every_writer
 
-pytestmark = pytest.mark.timed
+pytestmark = pytest.mark.alone
 
 
 @pytest.mark.slow

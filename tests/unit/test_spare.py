@@ -61,29 +61,26 @@ def test_threads_that_have_nothing_to_do_do_not_starve() -> None:
         assert spare.lenient
 
 
-def test_idle_threads_that_come_and_go_are_not_taken_for_starving() -> None:
+def test_idle_threads_that_come_and_go_are_not_taken_for_starving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One that has ended takes its time along: what is left is not less than nothing."""
     clock = FakeClock()
     spare = Spare(lenient=True, clock=clock)
-
-    go = threading.Event()
-
-    def work() -> None:
-        until = time.thread_time() + 0.2
-        while time.thread_time() < until:
-            pass
-        go.wait()
-
-    with pool(spare) as workers, spare.taken():
-        old = threading.Thread(target=work)
-        workers.submit(old.start).result()
-        wait_until(lambda: any(ran > 0.1 for ran, _ in spare._times().values()), "it ran", 30)
-        clock.sleep(60)
-        assert not spare.starves()
-        go.set()
-        old.join()
+    seen = iter(
+        (
+            {"old": (2.0, 0.0), "new": (0.0, 0.0)},  # seconds run, and waited
+            {"new": (0.3, 4.0)},  # ran 0.3 of 6: not -1.7
+            {"new": (0.4, 9.0)},  # 0.1 of 6
+        )
+    )
+    monkeypatch.setattr(spare, "_times", lambda: next(seen))
+    with spare.taken():
         clock.sleep(6)
         assert not spare.starves()
+        clock.sleep(6)
+        assert spare.starves()
+        assert not spare.lenient
 
 
 def test_where_nothing_tells_how_long_threads_wait_the_work_goes_on(
@@ -122,7 +119,7 @@ def in_a_thread(work: Callable[[], int]) -> int:
         return more.submit(work).result()
 
 
-@pytest.mark.timed
+@pytest.mark.alone
 @pytest.mark.parametrize("way", [lambda work: work(), in_a_thread], ids=["alone", "in a thread"])
 def test_on_a_machine_where_every_core_is_busy_ordinary_ones_go_on(
     way: Callable[[Callable[[], int]], int],
