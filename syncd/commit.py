@@ -195,10 +195,11 @@ class Publisher:
             done, waiting = wait(waiting, _ASK_AGAIN, FIRST_EXCEPTION)
             if any(job.exception() for job in done):
                 return
-            if waiting and give_way():
-                raise GaveWay("something more urgent waits")
+            # first, since one that starves may hold Python's lock each time it is let go of
             if waiting and self._transfer.spare.starves():
                 raise GaveWay("there was no spare time to send it in")
+            if waiting and give_way():
+                raise GaveWay("something more urgent waits")
 
     def refresh(self) -> None:
         """Bring the plain keys up to the newest commit, where they are not yet."""

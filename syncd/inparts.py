@@ -12,6 +12,7 @@ from syncd.errors import Changed, Corrupt, GaveWay, NeedsOperator, Permanent
 from syncd.inflight import WIDEST, Room
 from syncd.pace import Pace, RateLimit
 from syncd.reader import Reader
+from syncd.spare import Spare
 from syncd.stores.base import Condition, ObjectInfo
 from syncd.uploads import Flight
 
@@ -25,6 +26,7 @@ class PartSender:
     def __init__(
         self,
         workers: Executor,
+        spare: Spare,
         side_by_side: bool,
         room: Room,
         limit: RateLimit,
@@ -33,6 +35,7 @@ class PartSender:
     ) -> None:
         """``side_by_side``: the store takes the parts of a file in any order."""
         self._workers = workers
+        self._spare = spare
         self._side_by_side = side_by_side
         self._room = room
         self._limit = limit
@@ -91,7 +94,7 @@ class PartSender:
                 taken = count
                 data = file.read_exactly(count)
                 file.check()  # a revision that is gone is not worth another part
-                _go_on_unless(halt, flight)
+                self._go_on_unless(halt, flight)
                 yield data
                 del data  # nothing here holds a part while the next one is read
                 if taken:  # it is there, or is copied
@@ -143,7 +146,7 @@ class PartSender:
         self, flight: Flight, same: Same, file: Reader, halt: threading.Event | None
     ) -> None:
         """Have parts copied; what the store does not copy is read again and sent."""
-        _go_on_unless(halt, flight)
+        self._go_on_unless(halt, flight)
         try:
             if not same.base.given_up:
                 flight.copy(same)
@@ -157,14 +160,17 @@ class PartSender:
     def _send_part(self, flight: Flight, fresh: Fresh, halt: threading.Event | None) -> None:
         count = len(fresh.data)
         self._limit.take(count, halt)
-        _go_on_unless(halt, flight)
+        self._go_on_unless(halt, flight)
         began = self._limit.clock.monotonic()
         with self._pace.sending(count):
             flight.send(fresh)
         self._room.went(count, self._limit.clock.monotonic() - began)
         self._on_bytes(flight.key, count)
 
-
-def _go_on_unless(halt: threading.Event | None, flight: Flight) -> None:
-    if halt and halt.is_set():
-        raise GaveWay(f"{flight.key} was stopped between two parts")
+    def _go_on_unless(self, halt: threading.Event | None, flight: Flight) -> None:
+        """GaveWay where a checkpoint's part is not to be sent now; a log's always is."""
+        if halt is None:
+            return
+        if halt.is_set():
+            raise GaveWay(f"{flight.key} was stopped between two parts")
+        self._spare.look()

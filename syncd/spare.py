@@ -3,13 +3,16 @@
 The lowest niceness is not enough: a thread of the trainer that wakes up may have to wait for the
 end of our slice, and with it all its threads that meet at a barrier. Linux lets a thread that is
 scheduled as idle go at once. Where the trainer keeps every core busy for long, that is next to
-nothing, so the work goes on in threads of the ordinary kind then.
+nothing, so the work goes on in threads of the ordinary kind then. The threads that starve find
+that out themselves: one of them mostly holds Python's lock, for which all the others wait.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from syncd.clock import Clock, SystemClock
+from syncd.errors import GaveWay
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,9 @@ _WINDOW = 5.0
 _WAITED, _RAN = 0.5, 0.03
 """They starve when together they have waited for more than this part of it, and run for less than
 that."""
+
+_PROBE, _WAKES = 0.3, 30
+"""Seconds in which an idle thread wakes up so many times, unless every core is busy."""
 
 _PRESSED = 600.0
 """Seconds for which the work goes on in ordinary threads once it has starved."""
@@ -45,6 +52,8 @@ class Spare:
         self._joined = False
         self._since = 0.0
         self._before: dict[str, tuple[float, float]] = {}
+        self._asking = threading.Lock()
+        self._here = threading.local()
 
     @property
     def lenient(self) -> bool:
@@ -55,7 +64,7 @@ class Spare:
         """Called by each idle thread at its beginning."""
         with suppress(OSError):  # not everywhere may one: then it is an ordinary thread
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            self._joined = True
+            self._joined = self._here.idle = True
 
     def hurry(self) -> None:
         """There is no time to wait for spare time."""
@@ -66,19 +75,51 @@ class Spare:
         """While this lasts somebody asks whether it starves: only then may anything be idle."""
         self._on = True
         self._mark(self._times())
+        if self.lenient and not self._answers():
+            self._press()
         try:
             yield
         finally:
             self._on = False
 
+    def _answers(self) -> bool:
+        """Whether an idle thread gets to run now: one that holds nothing others wait for."""
+        awake = threading.Event()
+
+        def wake_up() -> None:
+            self.join()
+            for _ in range(_WAKES):
+                time.sleep(0.0003)
+            awake.set()
+
+        threading.Thread(target=wake_up, name="probe", daemon=True).start()
+        return awake.wait(_PROBE)
+
     def starves(self) -> bool:
         """Whether idle threads have had next to nothing of late; then ordinary ones come next.
 
-        To be asked now and then, by a thread that is not idle itself.
+        To be asked now and then.
         """
-        passed = self._clock.monotonic() - self._since
-        if not self.lenient or passed < _WINDOW:
-            return False
+        if not self._asking.acquire(blocking=False):
+            return False  # who asks already may be one that starves
+        try:
+            passed = self._clock.monotonic() - self._since
+            return self.lenient and passed >= _WINDOW and self._starved(passed)
+        finally:
+            self._asking.release()
+
+    def look(self) -> None:
+        """Called by the threads of the bytes between two blocks.
+
+        GaveWay in an idle one where idle ones starve: the rest goes on in an ordinary one.
+        """
+        if not getattr(self._here, "idle", False):
+            return
+        self.starves()
+        if self._clock.monotonic() < self._pressed_until:
+            raise GaveWay("there was no spare time to send it in")
+
+    def _starved(self, passed: float) -> bool:
         times = self._times()
         pairs = [(times[task], self._before.get(task, (0.0, 0.0))) for task in times]
         ran = sum(now[0] - before[0] for now, before in pairs)
@@ -86,9 +127,12 @@ class Spare:
         starving = waited > _WAITED * passed and ran < _RAN * passed
         self._mark(times)
         if starving:
-            self.hurry()
-            log.info("every core is busy: what is sent no longer waits for spare time")
+            self._press()
         return starving
+
+    def _press(self) -> None:
+        self.hurry()
+        log.info("every core is busy: what is sent no longer waits for spare time")
 
     def _mark(self, times: dict[str, tuple[float, float]]) -> None:
         self._since, self._before = self._clock.monotonic(), times

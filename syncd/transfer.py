@@ -71,6 +71,7 @@ class Transfer:
         self.files: Executor = Pool(at_once, "file", self.spare)
         self._parts = PartSender(
             Pool(concurrency or WIDEST, "part", self.spare),
+            self.spare,
             store.capabilities.parallel_parts,
             self.room,
             limit,
@@ -103,6 +104,8 @@ class Transfer:
         Where it is to be packed and gains by it, the object has the key with ``.zst`` at its end.
         """
         halt = None if growing else self.halt
+        if halt:
+            self.spare.look()
         with open_seen(path, seen, growing) as file:
             if not self.in_parts(seen.size):
                 return self._send_whole(file, key, seen.size, condition, halt, pack)
@@ -184,6 +187,7 @@ class Transfer:
         def read(count: int) -> bytes:
             if self.halt.is_set():
                 raise GaveWay(f"{key} was stopped while it was compressed")
+            self.spare.look()
             return file.read_exactly(count)
 
         return read
@@ -232,7 +236,7 @@ class Transfer:
                 raise GaveWay("stopped between two files")
             read: list[tuple[Body, str] | SyncdError] = []
             with self.pace.sending(total):
-                answers = iter([*self.store.put_each(_bodies(coming, read))])
+                answers = iter([*self.store.put_each(self._bodies(coming, read))])
             for found in read:
                 answer = found if isinstance(found, SyncdError) else next(answers)
                 if isinstance(answer, SyncdError):
@@ -240,6 +244,25 @@ class Transfer:
                 elif not isinstance(found, SyncdError):
                     self._on_bytes(found[0].key, len(found[0].data))
                     yield found[1], answer
+            self.spare.look()
+
+    def _bodies(
+        self,
+        coming: Iterable[tuple[Body, str] | SyncdError],
+        read: list[tuple[Body, str] | SyncdError],
+    ) -> Iterator[Body]:
+        """What is to be put, each read when its turn comes: meanwhile others are under way.
+
+        It ends early where there is no spare time; what is under way by then is still noted.
+        """
+        for found in coming:
+            read.append(found)
+            if not isinstance(found, SyncdError):
+                yield found[0]
+            try:
+                self.spare.look()
+            except GaveWay:
+                return
 
     def _read_small(self, item: Small) -> tuple[Body, str] | SyncdError:
         """What is to be put, and the SHA-256 of the file."""
@@ -281,16 +304,6 @@ class Small:
     seen: Stat
     condition: Condition = None
     pack: bool = False
-
-
-def _bodies(
-    coming: Iterable[tuple[Body, str] | SyncdError], read: list[tuple[Body, str] | SyncdError]
-) -> Iterator[Body]:
-    """What is to be put, each read when its turn comes: meanwhile others are under way."""
-    for found in coming:
-        read.append(found)
-        if not isinstance(found, SyncdError):
-            yield found[0]
 
 
 def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:

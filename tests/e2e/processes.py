@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,23 @@ def wait_until(
             raise AssertionError(f"in vain waited for: {words}")
         time.sleep(max(0.02, now - began))
         began = time.monotonic()
+
+
+@contextmanager
+def every_core_busy() -> Iterator[None]:
+    """Two processes for each core that this one may run on, and that want all of it."""
+    busy = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    count = 2 * len(os.sched_getaffinity(0))
+    hogs = [subprocess.Popen(busy, stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for hog in hogs:
+            assert hog.stdout
+            hog.stdout.read(1)
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.communicate()
 
 
 class Machine:

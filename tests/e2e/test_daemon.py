@@ -68,8 +68,8 @@ def test_daemon_with_a_session_to_itself_lowers_all_of_it(
     one.start(*through)
     assert one.daemon
     told = Path(f"/proc/{one.daemon.pid}/autogroup").read_text()
-    assert told.endswith("nice 19\n") == bool(through)
-    assert os.getpriority(os.PRIO_PROCESS, one.daemon.pid) == 19
+    assert told.endswith("nice 10\n") == bool(through)
+    assert os.getpriority(os.PRIO_PROCESS, one.daemon.pid) == 10
 
 
 def test_status_without_a_daemon(build: Build) -> None:
