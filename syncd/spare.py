@@ -34,7 +34,7 @@ _WAITED, _RAN = 0.5, 0.03
 """They starve when together they have waited for more than this part of it, and run for less than
 that."""
 
-_PROBE, _WAKES = 0.3, 30
+_PROBE, _WAKES = 3.0, 30
 """Seconds in which an idle thread wakes up so many times, unless every core is busy."""
 
 _PRESSED = 600.0
