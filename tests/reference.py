@@ -46,6 +46,8 @@ def _helps(
     settings = {**command.context_settings, **width}
     context = click.Context(command, parent=parent, info_name=word, **settings)
     text = command.get_help(context)
+    if isinstance(command, click.Group) and command.invoke_without_command:
+        text = text.replace(" COMMAND [ARGS]", " [COMMAND] [ARGS]", 1)  # as Click 8.5 has it
     yield context.command_path, "\n".join(line.rstrip() for line in text.splitlines())
     if isinstance(command, click.Group):
         for below in sorted(command.commands):
