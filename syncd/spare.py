@@ -9,10 +9,10 @@ that out themselves: one of them mostly holds Python's lock, for which all the o
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,8 +34,8 @@ _WAITED, _RAN = 0.5, 0.03
 """They starve when together they have waited for more than this part of it, and run for less than
 that."""
 
-_PROBE, _WAKES = 3.0, 30
-"""Seconds in which an idle thread wakes up so many times, unless every core is busy."""
+_PROBE, _ROUNDS = 3.0, 20_000
+"""Seconds in which an idle thread does some 10 ms of work, unless every core is busy."""
 
 _PRESSED = 600.0
 """Seconds for which the work goes on in ordinary threads once it has starved."""
@@ -83,17 +83,16 @@ class Spare:
             self._on = False
 
     def _answers(self) -> bool:
-        """Whether an idle thread gets to run now: one that holds nothing others wait for."""
-        awake = threading.Event()
+        """Whether an idle thread gets to run now, at work that does not hold Python's lock."""
+        done = threading.Event()
 
-        def wake_up() -> None:
+        def work() -> None:
             self.join()
-            for _ in range(_WAKES):
-                time.sleep(0.0003)
-            awake.set()
+            hashlib.pbkdf2_hmac("sha256", b"any", b"any", _ROUNDS)
+            done.set()
 
-        threading.Thread(target=wake_up, name="probe", daemon=True).start()
-        return awake.wait(_PROBE)
+        threading.Thread(target=work, name="probe", daemon=True).start()
+        return done.wait(_PROBE)
 
     def starves(self) -> bool:
         """Whether idle threads have had next to nothing of late; then ordinary ones come next.

@@ -244,7 +244,8 @@ class Transfer:
                 elif not isinstance(found, SyncdError):
                     self._on_bytes(found[0].key, len(found[0].data))
                     yield found[1], answer
-            self.spare.look()
+            if len(read) < len(group):
+                raise GaveWay("there was no spare time to send the rest in")
 
     def _bodies(
         self,

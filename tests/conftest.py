@@ -16,7 +16,7 @@ pytest_plugins = ["tests.servers.fixtures"]
 def pytest_configure(config: pytest.Config) -> None:
     """Let each worker be as a machine is: its programs share a session, and no other's.
 
-    Linux shares the processors among sessions first, so a daemon at the lowest niceness gives way
+    Linux shares the processors among sessions first, so a daemon, which is niced, gives way
     to its own test here, and not to all the others, beside which it would starve.
     """
     if hasattr(config, "workerinput"):

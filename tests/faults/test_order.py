@@ -204,7 +204,7 @@ def test_new_checkpoint_does_not_wait_for_a_backlog(build: Build) -> None:
 @pytest.mark.alone
 @pytest.mark.slow
 def test_trainer_on_every_core_delays_a_checkpoint_but_not_for_ever(build: Build) -> None:
-    """The daemon has the lowest priority there is, which is little but not nothing."""
+    """Beside two busy processes for each core it has little, but not nothing."""
     one = build()
     one.start()
     one.write_checkpoint("run/gen-000001", {"w": os.urandom(MB), "state.json": b"{}"})

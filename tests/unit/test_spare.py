@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import GaveWay
+from syncd.filestat import Stat
+from syncd.pace import RateLimit
 from syncd.spare import Pool, Spare
+from syncd.stores.directory import DirectoryStore
+from syncd.transfer import Small, Transfer
 from tests.clocks import FakeClock
 from tests.e2e.processes import every_core_busy, wait_until
 
@@ -29,6 +33,13 @@ def pool(spare: Spare) -> Iterator[Pool]:
         yield made
     finally:
         made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def spare_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is some, whatever else the machine has to do, but for a test that has it alone."""
+    if not request.node.get_closest_marker("alone"):
+        monkeypatch.setattr(Spare, "_answers", lambda _: True)
 
 
 def test_idle_only_while_somebody_asks_whether_it_starves() -> None:
@@ -112,7 +123,7 @@ def test_an_idle_thread_makes_no_idle_threads_of_the_ordinary_pool() -> None:
         assert workers.submit(hurried).result().result() == os.SCHED_OTHER
 
 
-def in_a_thread(work: Callable[[], None]) -> None:
+def in_a_thread(work: Callable[[], int]) -> int:
     """What a store does with many small objects."""
     with ThreadPoolExecutor(1) as more:
         return more.submit(work).result()
@@ -121,26 +132,27 @@ def in_a_thread(work: Callable[[], None]) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("way", [lambda work: work(), in_a_thread], ids=["alone", "in a thread"])
 def test_where_every_core_becomes_busy_ordinary_ones_go_on(
-    way: Callable[[Callable[[], None]], None],
+    way: Callable[[Callable[[], int]], int],
 ) -> None:
     """They have two cores and four processes against them, as long as they are idle."""
     spare, stop = Spare(lenient=True), threading.Event()
 
     block = bytes(1 << 18)
 
-    def work() -> None:
+    def work() -> int:
         while not stop.is_set():
             hashlib.sha256(block)  # as all that takes long, it lets other threads run meanwhile
+        return policy()
 
     with pool(spare) as workers, spare.taken(), every_core_busy():
         try:
-            waiting = workers.submit(way, work)
+            waiting: Future[int] = workers.submit(way, work)
             wait_until(spare.starves, "it starves", 60)
             stop.set()  # as all that is under way is told then
             assert workers.submit(policy).result(60) == os.SCHED_OTHER
         finally:
             stop.set()
-    waiting.result()
+    assert waiting.result() == os.SCHED_IDLE
 
 
 def test_an_idle_thread_that_starves_finds_it_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +170,31 @@ def test_an_idle_thread_that_starves_finds_it_out_itself(monkeypatch: pytest.Mon
                 workers._idle.submit(spare.look).result()
         assert workers.submit(policy).result() == os.SCHED_OTHER
         workers.submit(spare.look).result()
+
+
+def test_small_files_that_had_their_turn_are_told_of_before_the_rest_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the store took meanwhile: it is not asked again whether there is spare time."""
+    small = []
+    for number in range(4):
+        (path := tmp_path / str(number)).write_bytes(b"x")
+        small.append(Small(path, f"k/{number}", Stat.of(os.lstat(path))))
+    limit = RateLimit(None, FakeClock(), threading.Event())
+    transfer = Transfer(DirectoryStore(tmp_path / "bucket"), 1, limit)
+    looks = iter((False, True))
+
+    def look() -> None:
+        if next(looks):
+            raise GaveWay("no spare time")
+
+    monkeypatch.setattr(transfer.spare, "look", look)
+    answers = transfer.send_each(small)
+    assert [next(answers), next(answers)]
+    with pytest.raises(GaveWay):
+        next(answers)
+    assert {path.name for path in (tmp_path / "bucket/k").iterdir()} == {"0", "1"}
+    transfer.close()
 
 
 @pytest.mark.alone
