@@ -115,8 +115,7 @@ class Publisher:
         base = self._journal.newest_commit(self._layout, unit.path)
         seq = self._seat.next_number()
         leans_on = base if base and self._seat.leans(base) else None
-        with self._transfer.spare.taken():
-            entries, links = self._bring(unit, leans_on, seq, give_way, taken, self.log.fences)
+        entries, links = self._bring(unit, leans_on, seq, give_way, taken, self.log.fences)
         if base and _digests(base.files) == _digests(entries) and set(base.links) == set(links):
             self._journal.mark_safe(unit.path, unit.signature, base.seq, unit.changed)
             return None
@@ -195,9 +194,6 @@ class Publisher:
             done, waiting = wait(waiting, _ASK_AGAIN, FIRST_EXCEPTION)
             if any(job.exception() for job in done):
                 return
-            # first, since one that starves may hold Python's lock each time it is let go of
-            if waiting and self._transfer.spare.starves():
-                raise GaveWay("there was no spare time to send it in")
             if waiting and give_way():
                 raise GaveWay("something more urgent waits")
 

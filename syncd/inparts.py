@@ -159,8 +159,8 @@ class PartSender:
 
     def _send_part(self, flight: Flight, fresh: Fresh, halt: threading.Event | None) -> None:
         count = len(fresh.data)
-        self._limit.take(count, halt)
         self._go_on_unless(halt, flight)
+        self._limit.take(count, halt)
         began = self._limit.clock.monotonic()
         with self._pace.sending(count):
             flight.send(fresh)
@@ -168,9 +168,9 @@ class PartSender:
         self._on_bytes(flight.key, count)
 
     def _go_on_unless(self, halt: threading.Event | None, flight: Flight) -> None:
-        """GaveWay where a checkpoint's part is not to be sent now; a log's always is."""
+        """GaveWay where a checkpoint's part is not to be sent any more; a log's always is."""
         if halt is None:
             return
+        self._spare.rest(halt)
         if halt.is_set():
             raise GaveWay(f"{flight.key} was stopped between two parts")
-        self._spare.look()

@@ -164,8 +164,7 @@ class JointPublisher(Publisher):
     def _send_part(self, unit: Unit, profile: str, give_way: Callable[[], bool]) -> Part:
         """Have the files in the store; the record follows, once it is of use."""
         seq = self._seat.next_number()
-        with self._transfer.spare.taken():
-            entries, links = self._bring(unit, None, seq, give_way, None, plain=False)
+        entries, links = self._bring(unit, None, seq, give_way, None, plain=False)
         record = CommitRecord(1, unit.path, self._writer, self._seat.now(), profile, entries, links)
         if not entries and not links:
             raise Permanent("it has no files")

@@ -22,7 +22,7 @@ from syncd.pace import Pace, RateLimit
 from syncd.packing import Packer
 from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
 from syncd.reader import Reader, open_seen
-from syncd.spare import Pool, Spare
+from syncd.spare import Spare
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
 from syncd.uploads import Flight, Misfit, OtherBytes, Uploads
@@ -68,9 +68,9 @@ class Transfer:
         self.room = Room(concurrency)
         # where the parts of a file go one by one, the store's own code holds another one of each
         at_once = concurrency or (WIDEST if store.capabilities.parallel_parts else NARROW)
-        self.files: Executor = Pool(at_once, "file", self.spare)
+        self.files: Executor = self.spare.pool(at_once, "file")
         self._parts = PartSender(
-            Pool(concurrency or WIDEST, "part", self.spare),
+            self.spare.pool(concurrency or WIDEST, "part"),
             self.spare,
             store.capabilities.parallel_parts,
             self.room,
@@ -104,8 +104,6 @@ class Transfer:
         Where it is to be packed and gains by it, the object has the key with ``.zst`` at its end.
         """
         halt = None if growing else self.halt
-        if halt:
-            self.spare.look()
         with open_seen(path, seen, growing) as file:
             if not self.in_parts(seen.size):
                 return self._send_whole(file, key, seen.size, condition, halt, pack)
@@ -142,6 +140,8 @@ class Transfer:
             file.check()
             if pack:
                 key, data = self._packed(key, data)
+            if halt:
+                self.spare.rest(halt)
             self._limit.take(len(data), halt)
             with self.pace.sending(len(data)):
                 info = self.store.put(key, data, condition)
@@ -185,9 +185,9 @@ class Transfer:
         """Reads a file in order until something more urgent waits."""
 
         def read(count: int) -> bytes:
+            self.spare.rest(self.halt)
             if self.halt.is_set():
                 raise GaveWay(f"{key} was stopped while it was compressed")
-            self.spare.look()
             return file.read_exactly(count)
 
         return read
@@ -231,12 +231,13 @@ class Transfer:
             if self._packer:  # only then is it known how much there is to send
                 coming = [*coming]
                 total = sum(len(one[0].data) for one in coming if not isinstance(one, SyncdError))
+            self.spare.rest(self.halt)  # not amid them, which are under way together
             self._limit.take(total, self.halt)
             if self.halt.is_set():
                 raise GaveWay("stopped between two files")
             read: list[tuple[Body, str] | SyncdError] = []
             with self.pace.sending(total):
-                answers = iter([*self.store.put_each(self._bodies(coming, read))])
+                answers = iter([*self.store.put_each(_bodies(coming, read))])
             for found in read:
                 answer = found if isinstance(found, SyncdError) else next(answers)
                 if isinstance(answer, SyncdError):
@@ -244,26 +245,6 @@ class Transfer:
                 elif not isinstance(found, SyncdError):
                     self._on_bytes(found[0].key, len(found[0].data))
                     yield found[1], answer
-            if len(read) < len(group):
-                raise GaveWay("there was no spare time to send the rest in")
-
-    def _bodies(
-        self,
-        coming: Iterable[tuple[Body, str] | SyncdError],
-        read: list[tuple[Body, str] | SyncdError],
-    ) -> Iterator[Body]:
-        """What is to be put, each read when its turn comes: meanwhile others are under way.
-
-        It ends early where there is no spare time; what is under way by then is still noted.
-        """
-        for found in coming:
-            read.append(found)
-            if not isinstance(found, SyncdError):
-                yield found[0]
-            try:
-                self.spare.look()
-            except GaveWay:
-                return
 
     def _read_small(self, item: Small) -> tuple[Body, str] | SyncdError:
         """What is to be put, and the SHA-256 of the file."""
@@ -305,6 +286,16 @@ class Small:
     seen: Stat
     condition: Condition = None
     pack: bool = False
+
+
+def _bodies(
+    coming: Iterable[tuple[Body, str] | SyncdError], read: list[tuple[Body, str] | SyncdError]
+) -> Iterator[Body]:
+    """What is to be put, each read when its turn comes: meanwhile others are under way."""
+    for found in coming:
+        read.append(found)
+        if not isinstance(found, SyncdError):
+            yield found[0]
 
 
 def _groups(small: Iterable[Small]) -> Iterator[list[Small]]:

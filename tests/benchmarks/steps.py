@@ -39,6 +39,9 @@ from tests.benchmarks.peers import BUCKET, Sink, environment, upload
 
 BESIDE = ("idle", "upload", "rclone", "aws", "thread")
 SIZE = 1024**3
+_ASK = 2.0
+"""Seconds between two questions whether it is committed; each of them costs a step, too."""
+
 WARM = 8.0
 """Seconds that the loop runs before it is looked at, and after each change."""
 
@@ -176,7 +179,7 @@ class Beside:
             while not stop.is_set():
                 self._new_checkpoint()
                 if daemon:
-                    while not stop.wait(0.2) and not self._is_committed():
+                    while not stop.wait(_ASK) and not self._is_committed():
                         pass
                 else:
                     process[:] = [self._begin(words)]

@@ -1,208 +1,193 @@
-"""The threads of the bytes leave the processor to others, and do not starve for ever."""
+"""The threads of the bytes take little of processors that others want, but do not starve."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from syncd.errors import GaveWay
-from syncd.filestat import Stat
-from syncd.pace import RateLimit
-from syncd.spare import Pool, Spare
-from syncd.stores.directory import DirectoryStore
-from syncd.transfer import Small, Transfer
+from syncd import spare as module
+from syncd.spare import Spare, processors
 from tests.clocks import FakeClock
-from tests.e2e.processes import every_core_busy, wait_until
+from tests.e2e.processes import every_core_busy
 
 
-def policy() -> int:
-    return os.sched_getscheduler(0)
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-@contextmanager
-def pool(spare: Spare) -> Iterator[Pool]:
-    made = Pool(2, "file", spare)
-    try:
-        yield made
-    finally:
-        made.shutdown()
+def test_threads_of_the_bytes_are_the_nicest_and_so_are_those_that_they_make() -> None:
+    def of_one_more() -> int:
+        with ThreadPoolExecutor(1) as more:  # what a store does with many small objects
+            return more.submit(niceness).result()
 
-
-@pytest.fixture(autouse=True)
-def spare_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is some, whatever else the machine has to do, but for a test that has it alone."""
-    if not request.node.get_closest_marker("alone"):
-        monkeypatch.setattr(Spare, "_answers", lambda _: True)
-
-
-def test_idle_only_while_somebody_asks_whether_it_starves() -> None:
-    spare = Spare(lenient=True)
-    with pool(spare) as workers:
-        assert workers.submit(policy).result() == os.SCHED_OTHER
-        with spare.taken():
-            assert workers.submit(policy).result() == os.SCHED_IDLE
-            spare.hurry()
-            assert workers.submit(policy).result() == os.SCHED_OTHER
-        assert workers.submit(policy).result() == os.SCHED_OTHER
-    assert policy() == os.SCHED_OTHER  # the thread that asks is what it was
+    before = niceness()
+    with Spare(lenient=True).pool(2, "file") as workers:
+        assert workers.submit(niceness).result() == 19
+        assert workers.submit(of_one_more).result() == 19
+    assert niceness() == before  # the thread that asks is what it was
 
 
 def test_where_no_trainer_is_near_all_are_ordinary() -> None:
-    spare = Spare(lenient=False)
-    with pool(spare) as workers, spare.taken():
-        assert workers.submit(policy).result() == os.SCHED_OTHER
-        assert list(workers.map(str, range(3))) == ["0", "1", "2"]
+    before = niceness()
+    with Spare(lenient=False).pool(2, "file") as workers:
+        assert workers.submit(niceness).result() == before
 
 
-def test_threads_that_have_nothing_to_do_do_not_starve() -> None:
-    clock = FakeClock()
-    spare = Spare(lenient=True, clock=clock)
-    with pool(spare) as workers, spare.taken():
-        workers.submit(policy).result()
-        clock.sleep(60)
-        assert not spare.starves()
-        assert spare.lenient
+class Scripted:
+    """Says how long each thread has run and has waited: what ``work`` adds up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._here = threading.local()
+        self.clock = FakeClock()
+        monkeypatch.setattr(module, "_run_time", lambda: self.times()[0])
+        monkeypatch.setattr(module, "_times", self.times)
+        monkeypatch.setattr(module, "processors", lambda: 2.0)
+
+    def times(self) -> tuple[float, float]:
+        return getattr(self._here, "times", (0.0, 0.0))
+
+    def work(self, ran: float, waited: float) -> None:
+        before = self.times()
+        self._here.times = before[0] + ran, before[1] + waited
+
+    def rests(self, spare: Spare, ran: float, waited: float) -> float:
+        """How long a thread rests after it has done that."""
+        before = self.clock.now()
+        self.work(ran, waited)
+        spare.rest(threading.Event())
+        return self.clock.now() - before
 
 
-def test_idle_threads_that_come_and_go_are_not_taken_for_starving(
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    return Scripted(monkeypatch)
+
+
+def test_while_others_want_the_processors_they_run_for_their_share(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    for _ in range(20):  # 0.02 s of two processors' 2 s are 1 %
+        assert scripted.rests(spare, 0.02, 0.2) == pytest.approx(1.0)
+    assert scripted.rests(spare, 0.2, 2.0) == pytest.approx(10.0)
+
+
+def test_those_that_wait_for_each_other_only_do_not_rest(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    for _ in range(20):
+        assert scripted.rests(spare, 0.03, 0.06) == 0
+
+
+def test_what_was_long_ago_counts_for_nothing(scripted: Scripted) -> None:
+    """Once the trainer is done they send as fast as they can, within a second of work."""
+    spare = Spare(lenient=True, clock=scripted.clock)
+    for _ in range(20):
+        assert scripted.rests(spare, 0.03, 2.0) > 0
+    rests = [scripted.rests(spare, 0.03, 0.0) for _ in range(30)]
+    assert rests[-1] == 0
+
+
+def test_all_of_them_together_have_one_share(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    ends = []
+
+    def one() -> None:
+        scripted.work(0.02, 2.0)
+        ends.append(spare._charge() - scripted.clock.now())
+
+    for _ in range(3):
+        thread = threading.Thread(target=one)
+        thread.start()
+        thread.join()
+    assert ends == pytest.approx([1.0, 2.0, 3.0])
+
+
+def test_nothing_rests_where_there_is_no_time_or_no_trainer(scripted: Scripted) -> None:
+    lenient = Spare(lenient=True, clock=scripted.clock)
+    lenient.hurry()
+    assert scripted.rests(lenient, 0.3, 30.0) == 0
+    scripted.clock.sleep(601)
+    assert scripted.rests(lenient, 0.3, 30.0) > 0
+    assert scripted.rests(Spare(lenient=False, clock=scripted.clock), 0.3, 30.0) == 0
+
+
+def test_what_is_to_stop_does_not_rest_to_the_end(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    scripted.work(30.0, 3000.0)
+    stopped = threading.Event()
+    stopped.set()
+    spare.rest(stopped)
+    assert not scripted.clock.waits
+
+
+def test_where_nothing_tells_how_long_threads_wait_none_rests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that has ended takes its time along: what is left is not less than nothing."""
-    clock = FakeClock()
-    spare = Spare(lenient=True, clock=clock)
-    seen = iter(
-        (
-            {"old": (2.0, 0.0), "new": (0.0, 0.0)},  # seconds run, and waited
-            {"new": (0.3, 4.0)},  # ran 0.3 of 6: not -1.7
-            {"new": (0.4, 9.0)},  # 0.1 of 6
-        )
-    )
-    monkeypatch.setattr(spare, "_times", lambda: next(seen))
-    with spare.taken():
-        clock.sleep(6)
-        assert not spare.starves()
-        clock.sleep(6)
-        assert spare.starves()
-        assert not spare.lenient
+    def none_there(self: Path) -> str:
+        raise FileNotFoundError(str(self))
+
+    spare = Spare(lenient=True, clock=(clock := FakeClock()))
+    monkeypatch.setattr(Path, "read_text", none_there)
+    hashlib.sha256(bytes(20_000_000))
+    spare.rest(threading.Event())
+    assert not clock.waits
 
 
-def test_where_nothing_tells_how_long_threads_wait_the_work_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = FakeClock()
-    spare = Spare(lenient=True, clock=clock)
-    with pool(spare) as workers:
-        with spare.taken():
-            workers.submit(policy).result()
-
-        def none_there(self: Path) -> Iterator[Path]:
-            raise FileNotFoundError(str(self))
-
-        monkeypatch.setattr(Path, "iterdir", none_there)
-        with spare.taken():
-            assert workers.submit(policy).result() == os.SCHED_IDLE
-            clock.sleep(60)
-            assert not spare.starves()
+def test_processors_are_those_of_the_container(tmp_path: Path) -> None:
+    here = len(os.sched_getaffinity(0))
+    assert processors(tmp_path) == here
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert processors(tmp_path) == here
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert processors(tmp_path) == 0.5
+    (tmp_path / "cpu.max").unlink()
+    (old := tmp_path / "cpu").mkdir()
+    (old / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, count in (("-1", here), ("25000", 0.25), (f"{here + 1}00000", here)):
+        (old / "cpu.cfs_quota_us").write_text(quota + "\n")
+        assert processors(tmp_path) == count
 
 
-def test_an_idle_thread_makes_no_idle_threads_of_the_ordinary_pool() -> None:
-    spare = Spare(lenient=True)
-    with pool(spare) as workers, spare.taken():
+@contextmanager
+def hashing(spare: Spare) -> Iterator[list[float]]:
+    """Threads of the bytes that have much to do; the seconds that their blocks took to run."""
+    stop = threading.Event()
+    took: list[float] = []
+    block = bytes(1 << 22)
 
-        def hurried() -> Future[int]:
-            spare.hurry()
-            return workers.submit(policy)
-
-        assert workers.submit(hurried).result().result() == os.SCHED_OTHER
-
-
-def in_a_thread(work: Callable[[], int]) -> int:
-    """What a store does with many small objects."""
-    with ThreadPoolExecutor(1) as more:
-        return more.submit(work).result()
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("way", [lambda work: work(), in_a_thread], ids=["alone", "in a thread"])
-def test_where_every_core_becomes_busy_ordinary_ones_go_on(
-    way: Callable[[Callable[[], int]], int],
-) -> None:
-    """They have two cores and four processes against them, as long as they are idle."""
-    spare, stop = Spare(lenient=True), threading.Event()
-
-    block = bytes(1 << 18)
-
-    def work() -> int:
+    def work() -> None:
         while not stop.is_set():
-            hashlib.sha256(block)  # as all that takes long, it lets other threads run meanwhile
-        return policy()
+            began = time.thread_time()
+            hashlib.sha256(block)
+            spare.rest(stop)
+            took.append(time.thread_time() - began)
 
-    with pool(spare) as workers, spare.taken(), every_core_busy():
+    with spare.pool(3, "part") as workers:
+        for _ in range(3):
+            workers.submit(work)
         try:
-            waiting: Future[int] = workers.submit(way, work)
-            wait_until(spare.starves, "it starves", 60)
-            stop.set()  # as all that is under way is told then
-            assert workers.submit(policy).result(60) == os.SCHED_OTHER
+            yield took
         finally:
             stop.set()
-    assert waiting.result() == os.SCHED_IDLE
-
-
-def test_an_idle_thread_that_starves_finds_it_out_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold what whoever asks it from outside waits for; an ordinary one never gives way."""
-    clock = FakeClock()
-    spare = Spare(lenient=True, clock=clock)
-    seen = iter(({"one": (0.0, 0.0)}, {"one": (0.1, 5.9)}))
-    monkeypatch.setattr(spare, "_times", lambda: next(seen))
-    with pool(spare) as workers, spare.taken():
-        workers.submit(spare.look).result()
-        clock.sleep(6)
-        spare.look()
-        for _ in range(2):  # the next one, too, that is idle still
-            with pytest.raises(GaveWay):
-                workers._idle.submit(spare.look).result()
-        assert workers.submit(policy).result() == os.SCHED_OTHER
-        workers.submit(spare.look).result()
-
-
-def test_small_files_that_had_their_turn_are_told_of_before_the_rest_gives_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long the store took meanwhile: it is not asked again whether there is spare time."""
-    small = []
-    for number in range(4):
-        (path := tmp_path / str(number)).write_bytes(b"x")
-        small.append(Small(path, f"k/{number}", Stat.of(os.lstat(path))))
-    limit = RateLimit(None, FakeClock(), threading.Event())
-    transfer = Transfer(DirectoryStore(tmp_path / "bucket"), 1, limit)
-    looks = iter((False, True))
-
-    def look() -> None:
-        if next(looks):
-            raise GaveWay("no spare time")
-
-    monkeypatch.setattr(transfer.spare, "look", look)
-    answers = transfer.send_each(small)
-    assert [next(answers), next(answers)]
-    with pytest.raises(GaveWay):
-        next(answers)
-    assert {path.name for path in (tmp_path / "bucket/k").iterdir()} == {"0", "1"}
-    transfer.close()
 
 
 @pytest.mark.alone
-def test_where_every_core_is_busy_nothing_is_idle_from_the_beginning() -> None:
-    spare = Spare(lenient=True)
-    with every_core_busy():
-        for _ in range(10):  # a thread may be let run early by luck
-            with spare.taken():
-                if not spare.lenient:
-                    return
-    pytest.fail("an idle thread wakes up in time")
+def test_beside_busy_cores_they_take_their_share_and_no_less() -> None:
+    seconds, cores = 15.0, processors()
+    with every_core_busy(), hashing(Spare(lenient=True)) as took:
+        time.sleep(seconds)  # what is measured, not waited for
+    assert 0.02 < sum(took) < 2 * 0.01 * cores * seconds
+
+
+@pytest.mark.alone
+def test_beside_nobody_they_take_what_there_is() -> None:
+    seconds, cores = 3.0, processors()
+    with hashing(Spare(lenient=True)) as took:
+        time.sleep(seconds)
+    assert sum(took) > 0.3 * min(3, cores) * seconds
