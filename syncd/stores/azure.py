@@ -10,8 +10,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from syncd.errors import (
@@ -27,16 +26,14 @@ from syncd.stores import azureappend, azurelean
 from syncd.stores.azureerrors import status_of, translate
 from syncd.stores.azurelean import Blobs
 from syncd.stores.base import (
-    Body,
     Buffer,
     Capabilities,
     Condition,
     ObjectInfo,
     PendingUpload,
-    SideBySide,
 )
-from syncd.stores.http1 import Strange
-from syncd.stores.wire import check_installed, checked_key, side_by_side
+from syncd.stores.roads import TwoRoads, open_lean
+from syncd.stores.wire import check_installed, checked_key
 
 _T = TypeVar("_T")
 
@@ -47,12 +44,11 @@ _COPY_STALLS = 120.0
 """Seconds without progress after which a copy on the server is given up."""
 
 
-class AzureStore(SideBySide):
+class AzureStore(TwoRoads[Blobs]):
     """A container."""
 
     def __init__(self, bucket: str, environ: Mapping[str, str]) -> None:
         """Makes no request; the account and its key are in AZURE_STORAGE_CONNECTION_STRING."""
-        super().__init__()
         check_installed("azure.storage.blob", "azure-storage-blob", "azure")
         self.name = f"azure://{bucket}"
         self.capabilities = Capabilities(
@@ -72,64 +68,36 @@ class AzureStore(SideBySide):
                 "AZURE_STORAGE_CONNECTION_STRING is not set",
                 hint="copy it from the storage account's page 'Access keys'",
             )
-        try:
-            self._lean = azurelean.told(bucket, self._connection)
-        except OSError as error:
-            raise NeedsOperator(
-                f"the authorities that TLS is to trust cannot be read ({type(error).__name__})",
-                hint="correct REQUESTS_CA_BUNDLE",
-            ) from None
-        self._sdk: Blobs | None = None
-        if self._lean is None:
-            self._open()
+        lean = open_lean(lambda: azurelean.told(bucket, self._connection))
+        super().__init__(lean, lean)
+        if lean is None:
+            self._open()  # it finds out what is wrong with the settings
 
-    def _open(self) -> Blobs:
+    def _make_sdk(self) -> Blobs:
         from syncd.stores import azuresdk
 
-        if self._sdk is None:  # a second one, of two threads, is let go of
-            self._sdk = azuresdk.Sdk(self._bucket, self._connection)
-        return self._sdk
+        return azuresdk.Sdk(self._bucket, self._connection)
 
-    def ask(self, what: str, request: Callable[[Blobs], _T]) -> _T:
-        """Make a request by the road that knows the way; its error becomes one of this package."""
-        lean = self._lean
-        try:
-            if lean:
-                with contextlib.suppress(Strange):
-                    return request(lean)
-                self._only_sdk()
-            return request(self._open())
-        except _failures() as error:
-            raise translate(error, what) from error
+    def _failures(self) -> tuple[type[Exception], ...]:
+        sdk = sys.modules.get("syncd.stores.azuresdk")
+        return (azurelean.Refused, OSError, ValueError, *(sdk.FAILURES if sdk else ()))
 
-    def _only_sdk(self) -> None:
-        self._lean = None
+    def _status_of(self, error: BaseException | None) -> int:
+        return status_of(error)
+
+    def _translated(self, error: Exception, what: str, key: str) -> StoreError:
+        del key
+        return translate(error, what)
+
+    def _listing_failed(self, error: Exception) -> StoreError:
+        return translate(error, f"listing {self.name}")
 
     # -- writing
 
     def put(self, key: str, data: Buffer, condition: Condition = None) -> ObjectInfo:
         """See ObjectStore. One Put Blob, whose MD5 the server verifies."""
-        made = self.ask(f"putting {key}", lambda blobs: blobs.put_blob(key, data, condition))
+        made = self.ask(f"putting {key}", key, lambda blobs: blobs.put_blob(key, data, condition))
         return ObjectInfo(key, len(data), *made)
-
-    def put_each(self, bodies: Iterable[Body]) -> Iterator[ObjectInfo | StoreError]:
-        """See ObjectStore."""
-        lean = self._lean
-        if lean is None:
-            yield from super().put_each(bodies)
-            return
-        sent = deque[Body]()
-        for answer in lean.put_each(_noted(bodies, sent)):
-            body = sent.popleft()
-            if isinstance(answer, Strange):
-                self._only_sdk()
-                yield from super().put_each([body])
-            elif isinstance(answer, StoreError):
-                yield answer
-            elif isinstance(answer, Exception):
-                yield translate(answer, f"putting {body.key}")
-            else:
-                yield ObjectInfo(body.key, len(body.data), *answer)
 
     def start_upload(self, key: str, size: int, copies: bool = False) -> AzureUpload:
         """See ObjectStore. Nothing is sent yet: blocks simply are there until committed."""
@@ -152,64 +120,10 @@ class AzureStore(SideBySide):
 
     # -- reading
 
-    def read_each(self, wanted: Iterable[tuple[str, int]]) -> Iterator[bytes | StoreError]:
-        """See ObjectStore."""
-        waiting, lean = list(wanted), self._lean
-        if lean is None:
-            yield from super().read_each(waiting)
-            return
-        for one, answer in zip(waiting, lean.read_each(waiting), strict=True):
-            if isinstance(answer, Exception):
-                yield from super().read_each([one])  # for whatever is wrong with it
-            else:
-                yield answer
-
-    def read(
-        self, key: str, start: int = 0, length: int | None = None, version: str | None = None
-    ) -> Iterator[bytes]:
-        """See ObjectStore."""
-        if length is not None and length <= 0:
-            return
-        what = f"reading {key}"
-        try:
-            left, chunks = self.ask(what, lambda blobs: blobs.read(key, start, length, version))
-        except StoreError as error:
-            if status_of(error.__cause__) == 416:
-                return  # from the very end of a blob there is nothing to read
-            raise
-        try:
-            for chunk in chunks:
-                left -= len(chunk)
-                yield chunk
-        except _failures() as error:
-            raise translate(error, what) from error
-        if left:
-            raise Transient(f"{key} broke off {left} bytes before its end")
-
     def head(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        found = self.ask(f"looking at {key}", lambda blobs: blobs.head(key))
+        found = self.ask(f"looking at {key}", key, lambda blobs: blobs.head(key))
         return ObjectInfo(key, found.size, *found.stamp)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See ObjectStore."""
-        lean, some = self._lean, False
-        try:
-            if lean:
-                for info in lean.list(prefix):
-                    some = True
-                    yield info
-                return
-        except Strange:
-            self._only_sdk()
-            if some:
-                raise Transient(f"listing {self.name}: a page is not understood") from None
-        except _failures() as error:
-            raise translate(error, f"listing {self.name}") from error
-        try:
-            yield from self._open().list(prefix)
-        except _failures() as error:
-            raise translate(error, f"listing {self.name}") from error
 
     # -- copying and deleting
 
@@ -217,7 +131,7 @@ class AzureStore(SideBySide):
         """See ObjectStore. Within an account the server copies at once, and all or nothing."""
         found, what = self.head(source), f"copying {source} to {target}"
         copy_id, status = self.ask(
-            what, lambda blobs: blobs.start_copy(source, found.version, target, condition)
+            what, source, lambda blobs: blobs.start_copy(source, found.version, target, condition)
         )
         if status != "success":
             self._await_copy(target, copy_id, what)
@@ -226,7 +140,8 @@ class AzureStore(SideBySide):
     def _await_copy(self, target: str, copy_id: str, what: str) -> None:
         known, moved = "", time.monotonic()
         while True:
-            found_id, status, progress = self.ask(what, lambda blobs: blobs.head(target)).copy
+            found = self.ask(what, target, lambda blobs: blobs.head(target))
+            found_id, status, progress = found.copy
             if found_id != copy_id:
                 raise Conflict(f"{what}: somebody else has replaced it")
             if status == "success":
@@ -237,31 +152,12 @@ class AzureStore(SideBySide):
                 known, moved = progress, time.monotonic()
             elif time.monotonic() - moved > _COPY_STALLS:
                 with contextlib.suppress(StoreError):
-                    self.ask(what, lambda blobs: blobs.abort_copy(target, copy_id))
+                    self.ask(what, target, lambda blobs: blobs.abort_copy(target, copy_id))
                 raise Transient(f"{what}: the server makes no progress")
             time.sleep(0.5)
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """See ObjectStore. One by one: the batch request needs rights that few tokens have."""
-        side_by_side(keys, self._delete)
-
-    def _delete(self, key: str) -> None:
-        with contextlib.suppress(NotFound):
-            self.ask(f"deleting {key}", lambda blobs: blobs.delete(key))
-
-    def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
-        """See ObjectStore: none. Blocks that are never committed cost nothing after a week."""
-        del prefix
-        return iter(())
-
     def discard_upload(self, upload: PendingUpload) -> None:
         """See ObjectStore. Azure can drop single blocks in no way, and does so by itself."""
-
-    def close(self) -> None:
-        """See ObjectStore."""
-        for road in (self._lean, self._sdk):
-            if road:
-                road.close()
 
 
 class AzureUpload:
@@ -290,7 +186,7 @@ class AzureUpload:
             raise NotFound(f"the upload of {self.key} is of an earlier version of syncd")
         self._known = tags
         committed, self._there = self._store.ask(
-            f"listing the blocks of {self.key}", lambda blobs: blobs.block_list(self.key)
+            f"listing the blocks of {self.key}", self.key, lambda blobs: blobs.block_list(self.key)
         )
         if any(name.startswith(self.id) for name in self._there):
             return
@@ -325,6 +221,7 @@ class AzureUpload:
         name = self._name(number, tag)
         self._store.ask(
             f"copying part {number} of {self.key}",
+            self.key,
             lambda blobs: blobs.put_block_from(self.key, name, source.key, start, length),
         )
         return self._came(number, tag, length)
@@ -335,6 +232,7 @@ class AzureUpload:
         name = self._name(number, tag)
         self._store.ask(
             f"sending part {number} of {self.key}",
+            self.key,
             lambda blobs: blobs.put_block(self.key, name, data),
         )
         return self._came(number, tag, len(data))
@@ -349,6 +247,7 @@ class AzureUpload:
         blocks = [self._name(number, self._tags[number]) for number in sorted(self._tags)]
         stamp = self._store.ask(
             f"finishing {self.key}",
+            self.key,
             lambda blobs: blobs.put_block_list(self.key, blocks, condition),
         )
         made = ObjectInfo(self.key, total, *stamp)
@@ -363,15 +262,3 @@ class AzureUpload:
 
     def leave(self) -> None:
         """See Upload: nothing is held here."""
-
-
-def _noted(bodies: Iterable[Body], sent: deque[Body]) -> Iterator[Body]:
-    for body in bodies:
-        sent.append(body)
-        yield body
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What a request can raise; of the SDK, only if it was loaded."""
-    sdk = sys.modules.get("syncd.stores.azuresdk")
-    return (azurelean.Refused, OSError, ValueError, *(sdk.FAILURES if sdk else ()))

@@ -63,10 +63,12 @@ def commit_longer(store: AzureStore, key: str, base: ObjectInfo, tail: Buffer) -
         if ids is None:
             ids = _listed(store, key, base)
         block = _new_id(len(ids[0]) if ids else 0)
-        store.ask(f"sending the tail of {key}", lambda blobs: blobs.put_block(key, block, tail))
+        store.ask(
+            f"sending the tail of {key}", key, lambda blobs: blobs.put_block(key, block, tail)
+        )
         longer, wanted = [*ids, block], IfVersion(base.version)
         made = store.ask(
-            f"appending to {key}", lambda blobs: blobs.put_block_list(key, longer, wanted)
+            f"appending to {key}", key, lambda blobs: blobs.put_block_list(key, longer, wanted)
         )
     except NotFound as error:
         raise Conflict(f"{key} is not there any more") from error
@@ -80,7 +82,7 @@ def _listed(store: AzureStore, key: str, base: ObjectInfo) -> list[str]:
     A blob that was put as a whole has none: then it is taken from itself, by ranges, on the
     server. So is one of very many blocks, and one whose ids are too short to make more of them.
     """
-    blocks, _ = store.ask(f"listing the blocks of {key}", lambda blobs: blobs.block_list(key))
+    blocks, _ = store.ask(f"listing the blocks of {key}", key, lambda blobs: blobs.block_list(key))
     ids = list(blocks)
     whole = sum(blocks.values()) == base.size
     if whole and 0 < len(ids) <= _MANY_BLOCKS and len(ids[0]) >= _SHORTEST_ID:
@@ -92,7 +94,7 @@ def _listed(store: AzureStore, key: str, base: ObjectInfo) -> list[str]:
         fresh.append(_new_id(len(ids[0]) if ids else 0))
         length = min(RANGE, base.size - start)
         request = partial(_take, key, fresh[-1], start, length)
-        store.ask(f"copying {key} to itself", request)
+        store.ask(f"copying {key} to itself", key, request)
     return fresh
 
 

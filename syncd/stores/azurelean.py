@@ -150,18 +150,24 @@ class Lean:
         }
         return self._request("PUT", self._path_of(key), {}, headers, data)
 
+    def _put_of(self, body: Body) -> Request:
+        return self._put(body.key, body.data, body.condition)
+
     def put_blob(self, key: str, data: Buffer, condition: Condition) -> Stamp:
         """See Blobs."""
         return _stamp(self._call(self._put(key, data, condition))[0])
 
-    def put_each(self, bodies: Iterable[Body]) -> Iterator[Stamp | Exception]:
+    def put_each(self, bodies: Iterable[Body]) -> Iterator[tuple[Body, ObjectInfo | Exception]]:
         """Put many small blobs, many in flight; what became of each, in their order."""
-        wanted = (partial(self._put, body.key, body.data, body.condition) for body in bodies)
-        for outcome in self._exchange.each(wanted):
+        for body, outcome in self._exchange.each_of(bodies, self._put_of):
             try:
-                yield outcome if isinstance(outcome, Exception) else _stamp(_judge(*outcome)[0])
+                if isinstance(outcome, Exception):
+                    yield body, outcome
+                else:
+                    made = _stamp(_judge(*outcome)[0])
+                    yield body, ObjectInfo(body.key, len(body.data), *made)
             except (Refused, Strange) as error:
-                yield error
+                yield body, error
 
     def put_block(self, key: str, block: str, data: Buffer) -> None:
         """See Blobs."""

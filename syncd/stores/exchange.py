@@ -12,7 +12,9 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import SplitResult
 
 from syncd.stores.base import Buffer
@@ -22,6 +24,8 @@ from syncd.stores.wire import CHUNK, CONNECT_TIMEOUT, CONNECTIONS, READ_TIMEOUT
 _BODY_LIMIT = 64 * 1024 * 1024
 _ERROR_LIMIT = 1024 * 1024
 _PORTS = {"http": 80, "https": 443}
+
+_A = TypeVar("_A")
 
 IN_FLIGHT = 64
 """Small objects under way at a time; fewer where the store answers at once."""
@@ -83,6 +87,20 @@ class Exchange:
                 flying.append(connection)
         while flying:
             yield self._settle(flying.popleft())
+
+    def each_of(
+        self, items: Iterable[_A], request: Callable[[_A], Request]
+    ) -> Iterator[tuple[_A, tuple[Answer, bytes] | Exception]]:
+        """As ``each``, with the item that each outcome is of."""
+        sent = deque[_A]()
+
+        def requests() -> Iterator[Callable[[], Request]]:
+            for item in items:
+                sent.append(item)
+                yield partial(request, item)
+
+        for outcome in self.each(requests()):
+            yield sent.popleft(), outcome
 
     def _settle(self, connection: Connection | Exception) -> tuple[Answer, bytes] | Exception:
         if isinstance(connection, Exception):

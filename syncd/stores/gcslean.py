@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -132,6 +131,9 @@ class Lean:
         headers = {"content-type": f'multipart/related; boundary="{boundary}"'}
         return self._request("POST", f"/upload{self._bucket}/o", query, headers=headers, body=body)
 
+    def _put_of(self, body: Body) -> Request:
+        return self._put(body.key, body.data, body.condition)
+
     def put(self, key: str, data: Buffer, condition: Condition) -> ObjectInfo:
         """See Objects."""
         made = self._make(partial(self._put, key, data, condition))
@@ -139,15 +141,7 @@ class Lean:
 
     def put_each(self, bodies: Iterable[Body]) -> Iterator[tuple[Body, ObjectInfo | Exception]]:
         """Put many small objects, many in flight; what became of each, in their order."""
-        sent = deque[Body]()
-
-        def requests() -> Iterator[Callable[[], Request]]:
-            for body in bodies:
-                sent.append(body)
-                yield partial(self._put, body.key, body.data, body.condition)
-
-        for outcome in self._exchange.each(requests()):
-            body = sent.popleft()
+        for body, outcome in self._exchange.each_of(bodies, self._put_of):
             try:
                 if isinstance(outcome, Exception):
                     yield body, outcome

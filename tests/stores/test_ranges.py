@@ -70,10 +70,10 @@ def test_a_copy_that_is_carried_out_late_harms_nothing(
     assert isinstance(store, AzureStore)
     upload = store.start_upload("new", 2 * PART)
     upload.copy(1, source, 0, 2 * PART)
-    (late,) = store.ask("listing", lambda blobs: blobs.block_list("new"))[1]
+    (late,) = store.ask("listing", "new", lambda blobs: blobs.block_list("new"))[1]
     first, second = os.urandom(PART), os.urandom(PART)
     tags = {1: upload.send(1, first), 2: upload.send(2, second)}
-    store.ask("late", lambda blobs: blobs.put_block_from("new", late, "old", PART, PART))
+    store.ask("late", "new", lambda blobs: blobs.put_block_from("new", late, "old", PART, PART))
     again = store.resume_upload("new", upload.id, 2 * PART, tags)
     assert again.has(1, PART)
     assert again.has(2, PART)
