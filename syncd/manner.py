@@ -25,6 +25,9 @@ from syncd.units import Unit
 _IN_ONE_GO = 0.25
 """Of SYNCD_SETTLE may lie between two files of a save that is written anew, at most."""
 
+_GOES = 3
+"""Saves that all have written one of the largest files, whatever else they wrote, show a manner."""
+
 _MOST_FILES = 500
 """Files of one checkpoint that are compared: of larger ones nothing is told."""
 
@@ -43,6 +46,9 @@ class _Rest:
 
     again: bool
     """Whether those are the ones that were written before that rest, too."""
+
+    goes: tuple[frozenset[str], ...]
+    """What was written between the last rests, each in one go and nothing new."""
 
 
 class Manner:
@@ -102,7 +108,8 @@ class Manner:
         Or files that are the same but for the step in their names. A writer that pauses in the
         midst of its save is seen to rest there, too: then the files are others each time, or were
         not written in one go. One of the largest must be among them,
-        for small ones may be written more often than the others.
+        for small ones may be written more often than the others. Where that one is written each
+        time, the others may be written now and then.
         """
         before = self._rests.get(unit.path)
         if before and before.core == unit.core:
@@ -120,17 +127,21 @@ class Manner:
             changed = frozenset(p for p in paths if files.get(p) != before.files.get(p))
         written = changed & files.keys()
         most = max((size for size, _ in files.values()), default=0)
-        again = bool(
-            before
-            and (
-                (before.changed == changed and before.files.keys() == files.keys())
-                or _is_next_step(before, changed, files)
-            )
-            and any(2 * files[path][0] >= most for path in written)
-            and _longest_gap(files[path][1] for path in written) <= _IN_ONE_GO * self._settle * 1e9
-        )
+        gap = _longest_gap(files[path][1] for path in written)
+        goes: tuple[frozenset[str], ...] = ()
+        again = False
+        if before and written and gap <= _IN_ONE_GO * self._settle * 1e9:
+            always: frozenset[str] = frozenset()
+            goes, same = before.goes, before.files.keys() == files.keys()
+            if same:
+                goes = (*goes, frozenset(written))[-_GOES:]
+            if (same and before.changed == changed) or _is_next_step(before, changed, files):
+                always = frozenset(written)
+            elif same and len(goes) == _GOES:  # the best one is not written each time
+                always = frozenset.intersection(*goes)
+            again = any(2 * files[path][0] >= most for path in always)
         self._rests.pop(unit.path, None)
-        self._rests[unit.path] = _Rest(unit.core, files, changed, again)
+        self._rests[unit.path] = _Rest(unit.core, files, changed, again, goes)
         if len(self._rests) > _MOST_PATHS:
             del self._rests[next(iter(self._rests))]
         return again
@@ -183,14 +194,16 @@ class Manner:
 def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
     """Whether ``G_40.pth, D_40.pth`` were written where ``G_20.pth, D_20.pth`` were before.
 
-    Shards, agents and layers have numbers, too: those follow one another without a gap.
+    Shards, agents and layers have numbers, too: those follow one another without a gap, and none
+    takes the place of another.
     """
     now, then = changed & files.keys(), before.changed & before.files.keys()
     if kinds(now).keys() != kinds(then).keys() or kinds(files).keys() != kinds(before.files).keys():
         return False
     steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
     several = len(kinds(path for path in now if step_of(path) >= 0)) > 1
-    return several and len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
+    least = 1 if kinds(changed - files.keys()).keys() == kinds(now).keys() else 2
+    return several and len(steps) == len(last) == 1 and steps.pop() - last.pop() >= least
 
 
 def _longest_gap(moments: Iterable[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import time
 from pathlib import Path
@@ -290,3 +291,52 @@ def test_step_that_was_begun_at_the_same_time_says_nothing(desk: Desk) -> None:
     for number in range(2):
         save(desk, f"run/step_{number}", 1, "policy.bin", "args.bin")
     assert not desk.judge_in(SETTLE, "run/step_0").complete
+
+
+def test_set_of_which_the_best_is_written_now_and_then_is_whole_when_it_rests(desk: Desk) -> None:
+    """Ultralytics, with epochs shorter than the long wait: last.pt each time, best.pt at times."""
+    verdicts = []
+    desk.write("train/args.yaml", "e: 9")
+    for step in range(8):
+        desk.write("train/results.csv", f"{step},0.1\n")
+        names = ["last.pt", *(["best.pt"] if step in (0, 1, 4) else [])]
+        names += [f"epoch{step}.pt"] if step % 3 == 0 else []
+        save(desk, "train/weights", step, *names)
+        verdicts.append(desk.judge_in(SETTLE, "train").complete)
+        desk.clock.sleep(3)
+    # what has a new file beside it is not taken yet
+    assert verdicts == [False] * 4 + [True, True, False, True]
+
+
+def test_set_whose_writer_pauses_is_not_taken_though_it_writes_another_file_now_and_then(
+    desk: Desk,
+) -> None:
+    for step in range(8):
+        for name in ("model.bin", "optim.bin"):
+            more = ["best.bin"] if step % 3 == 0 else []
+            save(desk, "set", step, name, *more)
+            assert not desk.judge_in(SETTLE + 1, "set").complete, (step, name)
+
+
+def test_set_in_which_each_step_takes_the_place_of_an_old_one_is_whole_when_it_rests(
+    desk: Desk,
+) -> None:
+    """Dopamine: the steps follow one another without a gap, as agents do, and four are kept."""
+    names = "$store$_action_ckpt.{}.gz", "add_count_ckpt.{}.gz", "ckpt.{}", "sentinel.{}"
+    verdicts = []
+    for step in range(9):
+        for name in names:
+            desk.write(f"checkpoints/{name.format(step)}", gzip.compress(b"%d" % step))
+            (desk.root / "checkpoints" / name.format(step - 4)).unlink(missing_ok=True)
+        verdicts.append(desk.judge_in(SETTLE, "checkpoints").complete)
+        desk.clock.sleep(4)
+    assert verdicts == [False] * 4 + [True] * 5
+
+
+def test_agents_one_of_which_is_gone_are_no_steps_that_take_the_place_of_others(
+    desk: Desk,
+) -> None:
+    for agent in range(9):
+        save(desk, "run", agent, f"actor_{agent}.bin", f"critic_{agent}.bin")
+        (desk.root / f"run/actor_{agent - 4}.bin").unlink(missing_ok=True)
+        assert not desk.judge_in(SETTLE + 1, "run").complete
