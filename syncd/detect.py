@@ -27,6 +27,7 @@ from syncd.series import step_of
 from syncd.shards import NAMES_OTHERS, named_beside, shard_missing
 from syncd.siblings import Committed, Rewrites, Siblings
 from syncd.sqlitefiles import in_peace
+from syncd.together import is_a_part
 from syncd.units import Unit, digest_of
 
 _NO_LEASE_QUIET = 0.5
@@ -244,12 +245,20 @@ class Detector:
             if unit.profile.renamed:
                 return self._settle
             return self._settle * (_ALONE if passed and not alike else _FIRST)
-        if unit.lone and quiet < self._settle and self._proven(unit, seen):
-            return min(self._settle, _PROVEN_QUIET)
-        sure = alike or unit.lone or last.sealed or last.ended
+        if unit.lone:
+            return self._wait_alone(unit, seen, quiet, alike)
+        sure = alike or last.sealed or last.ended
         if not sure and self._settle <= quiet < self._settle * _FIRST:
-            sure = self._manner.is_finished(unit)
+            sure = self._manner.is_finished(unit, quiet)
         return self._settle * (1 if sure else _FIRST)
+
+    def _wait_alone(self, unit: Unit, seen: _Seen, quiet: float, alike: bool) -> float:
+        if not alike and is_a_part(unit.path.rpartition("/")[2]):
+            # the very first: after ten seconds what belongs to it is there, if anything does
+            return max(self._settle, self._settle * _FIRST - (seen.since - seen.moves))
+        if quiet < self._settle and self._proven(unit, seen):
+            return min(self._settle, _PROVEN_QUIET)
+        return self._settle
 
     def _as_listed(self, unit: Unit) -> bool:
         """Whether the directory holds now what the scan saw: the last act came after that."""

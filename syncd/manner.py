@@ -23,7 +23,7 @@ from syncd.siblings import Files, kind_of, kinds
 from syncd.units import Unit
 
 _IN_ONE_GO = 0.25
-"""Of SYNCD_SETTLE may lie between two files of a save that is written anew, at most."""
+"""Of the rest after it may lie between two files of a save that is written anew, at most."""
 
 _GOES = 3
 """Saves that all have written one of the largest files, whatever else they wrote, show a manner."""
@@ -48,7 +48,10 @@ class _Rest:
     """Whether those are the ones that were written before that rest, too."""
 
     goes: tuple[frozenset[str], ...]
-    """What was written between the last rests, each in one go and nothing new."""
+    """What was written between the last rests, as long as nothing was new."""
+
+    gap: float
+    """Seconds that lay between two of them, at most."""
 
 
 class Manner:
@@ -79,9 +82,9 @@ class Manner:
         for path in self._rests.keys() - paths:
             del self._rests[path]
 
-    def is_finished(self, unit: Unit) -> bool:
-        """Whether what rests now, though not for long, is a whole save by all that is shown."""
-        return self._again(unit) or self._is_alike(unit) or self._passed(unit)
+    def is_finished(self, unit: Unit, quiet: float) -> bool:
+        """Whether what rests for ``quiet`` seconds is a whole save by all that is shown."""
+        return self._again(unit, quiet) or self._is_alike(unit) or self._passed(unit)
 
     def _is_alike(self, unit: Unit) -> bool:
         """Whether one of another run, or trial, that was complete had files of the same kinds."""
@@ -102,7 +105,7 @@ class Manner:
                 return all(stat.ctime_ns <= before for _, stat in files)
         return False
 
-    def _again(self, unit: Unit) -> bool:
+    def _again(self, unit: Unit, quiet: float) -> bool:
         """Whether between the last two rests the same files were written as before them.
 
         Or files that are the same but for the step in their names. A writer that pauses in the
@@ -113,7 +116,7 @@ class Manner:
         """
         before = self._rests.get(unit.path)
         if before and before.core == unit.core:
-            return before.again
+            return before.again and before.gap <= _IN_ONE_GO * quiet
         files = {
             path: (stat.size, stat.mtime_ns)
             for path, stat in unit.files
@@ -127,10 +130,10 @@ class Manner:
             changed = frozenset(p for p in paths if files.get(p) != before.files.get(p))
         written = changed & files.keys()
         most = max((size for size, _ in files.values()), default=0)
-        gap = _longest_gap(files[path][1] for path in written)
+        gap = _longest_gap(files[path][1] for path in written) / 1e9
         goes: tuple[frozenset[str], ...] = ()
         again = False
-        if before and written and gap <= _IN_ONE_GO * self._settle * 1e9:
+        if before and written:
             always: frozenset[str] = frozenset()
             goes, same = before.goes, before.files.keys() == files.keys()
             if same:
@@ -141,10 +144,10 @@ class Manner:
                 always = frozenset.intersection(*goes)
             again = any(2 * files[path][0] >= most for path in always)
         self._rests.pop(unit.path, None)
-        self._rests[unit.path] = _Rest(unit.core, files, changed, again, goes)
+        self._rests[unit.path] = _Rest(unit.core, files, changed, again, goes, gap)
         if len(self._rests) > _MOST_PATHS:
             del self._rests[next(iter(self._rests))]
-        return again
+        return again and gap <= _IN_ONE_GO * quiet
 
     def _passed(self, unit: Unit) -> bool:
         """Whether the next step's directory was begun some time after this one was last written to.
@@ -201,8 +204,10 @@ def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
     if kinds(now).keys() != kinds(then).keys() or kinds(files).keys() != kinds(before.files).keys():
         return False
     steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
-    several = len(kinds(path for path in now if step_of(path) >= 0)) > 1
-    least = 1 if kinds(changed - files.keys()).keys() == kinds(now).keys() else 2
+    of_steps = kinds(path for path in now if step_of(path) >= 0).keys()
+    replaced = kinds(changed - files.keys()).keys() == of_steps
+    least = 1 if replaced else 2
+    several = replaced or len(of_steps) > 1
     return several and len(steps) == len(last) == 1 and steps.pop() - last.pop() >= least
 
 

@@ -202,6 +202,15 @@ def are_each_whole(names: Collection[str]) -> bool:
     return bool(kinds) and (len(kinds) > 1 or all(kind and kind.whole for kind in kinds.values()))
 
 
+def is_a_part(name: str) -> bool:
+    """Whether a file says that it is one of several: ``model.pt``, not ``last.pt`` or ``best.pt``.
+
+    A model of a step or of a named moment is as often all that is saved.
+    """
+    kind = _kind_of(_NUMBER.sub("#", name))
+    return kind is not None and not kind.whole and not _is_of_a_moment(kind)
+
+
 def _is_of_a_moment(kind: _Kind) -> bool:
     """Whether it holds the weights of a step, or of a moment that is named."""
     told = bool(kind.words) or any(kind.counts)

@@ -79,14 +79,14 @@ def test_renamed_directory_is_complete_at_once(desk: Desk) -> None:
 
 
 def test_lone_file_needs_quiet(desk: Desk) -> None:
-    desk.write("weights.bin", b"nothing here says where it ends")
-    verdict = desk.judge("weights.bin")
+    desk.write("last.bin", b"nothing here says where it ends")
+    verdict = desk.judge("last.bin")
     assert not verdict.complete
     assert verdict.again == pytest.approx(2.0, abs=0.2)
     desk.clock.sleep(2.1)
-    assert desk.judge("weights.bin").complete
-    desk.write("weights.bin", b"nothing here says where it ends!")
-    assert not desk.judge("weights.bin").complete
+    assert desk.judge("last.bin").complete
+    desk.write("last.bin", b"nothing here says where it ends!")
+    assert not desk.judge("last.bin").complete
 
 
 def test_lone_file_that_proves_its_end_is_complete_once_it_is_closed(desk: Desk) -> None:

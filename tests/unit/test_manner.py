@@ -340,3 +340,53 @@ def test_agents_one_of_which_is_gone_are_no_steps_that_take_the_place_of_others(
         save(desk, "run", agent, f"actor_{agent}.bin", f"critic_{agent}.bin")
         (desk.root / f"run/actor_{agent - 4}.bin").unlink(missing_ok=True)
         assert not desk.judge_in(SETTLE + 1, "run").complete
+
+
+def test_set_in_which_one_file_takes_the_place_of_the_last_is_whole_when_it_rests(
+    desk: Desk,
+) -> None:
+    """Lightning, with hparams.yaml above; Sample Factory's best one of each five seconds."""
+    desk.write("version_0/hparams.yaml", "a: 1")
+    verdicts = []
+    for step in range(6):
+        desk.write("version_0/metrics.csv", f"{step}\n")
+        save(desk, "version_0/checkpoints", step, f"epoch=0-step={step}.ckpt", "last.ckpt")
+        (desk.root / f"version_0/checkpoints/epoch=0-step={step - 1}.ckpt").unlink(missing_ok=True)
+        verdicts.append(desk.judge_in(SETTLE, "version_0").complete)
+        desk.clock.sleep(3)
+    assert verdicts == [False] * 2 + [True] * 4
+
+
+@pytest.mark.parametrize(("rest", "taken"), [(4, False), (6, True)])
+def test_set_that_is_written_slowly_must_rest_four_times_its_pauses(
+    desk: Desk, rest: int, taken: bool
+) -> None:
+    verdict = False
+    for step in range(5):
+        for number, name in enumerate(("model.bin", "optim.bin", "ema.bin")):
+            save(desk, "last", step, name)
+            desk.date(f"last/{name}", 1.4 * number - 10)
+        for _ in range(rest // SETTLE):
+            verdict = desk.judge_in(SETTLE, "last").complete
+        desk.clock.sleep(1)
+    assert verdict == taken
+
+
+def test_part_of_a_state_is_not_taken_for_all_of_it_before_the_others_had_time(desk: Desk) -> None:
+    save(desk, "last", 1, "model.pt")
+    assert not desk.judge_in(SETTLE + 1, "last/model.pt").complete
+    save(desk, "last", 1, "optimizer.pt")
+    assert len(desk.units()["last/model.pt"].files) == 2
+    assert not desk.judge_in(SETTLE + 1, "last/model.pt").complete
+    assert desk.judge_in(LONG, "last/model.pt").complete
+
+
+def test_part_of_a_state_that_is_saved_alone_is_taken_though_it_never_rests_long(
+    desk: Desk,
+) -> None:
+    verdicts = []
+    for step in range(5):
+        save(desk, "last", step, "model.pt")
+        verdicts.append(desk.judge_in(SETTLE, "last/model.pt").complete)
+        desk.clock.sleep(1)
+    assert verdicts == [False] * 3 + [True] * 2
