@@ -203,12 +203,11 @@ def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
     now, then = changed & files.keys(), before.changed & before.files.keys()
     if kinds(now).keys() != kinds(then).keys() or kinds(files).keys() != kinds(before.files).keys():
         return False
+    numbered = kinds(path for path in now if step_of(path) >= 0)
+    if numbered and numbered == kinds(changed - files.keys()):
+        return True  # each took the place of one
     steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
-    of_steps = kinds(path for path in now if step_of(path) >= 0).keys()
-    replaced = kinds(changed - files.keys()).keys() == of_steps
-    least = 1 if replaced else 2
-    several = replaced or len(of_steps) > 1
-    return several and len(steps) == len(last) == 1 and steps.pop() - last.pop() >= least
+    return len(numbered) > 1 and len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
 
 
 def _longest_gap(moments: Iterable[int]) -> int:

@@ -390,3 +390,22 @@ def test_part_of_a_state_that_is_saved_alone_is_taken_though_it_never_rests_long
         verdicts.append(desk.judge_in(SETTLE, "last/model.pt").complete)
         desk.clock.sleep(1)
     assert verdicts == [False] * 3 + [True] * 2
+
+
+def test_set_in_which_the_best_takes_the_place_of_the_last_best_is_whole_when_it_rests(
+    desk: Desk,
+) -> None:
+    """Sample Factory looks for a better one each five seconds; its numbers end with a score."""
+    desk.write("exp/config.json", "{}")
+    verdicts = []
+    last = desk.root / "none"
+    for step in range(8):
+        if step % 4 == 0:
+            save(desk, "exp/checkpoint_p0", step, f"checkpoint_00000{step}_{128 * step}.pth")
+        name = f"best_00000{step}_{128 * step}_reward_{step}.000.pth"
+        save(desk, "exp/checkpoint_p0", step, name)
+        last.unlink(missing_ok=True)
+        last = desk.root / "exp/checkpoint_p0" / name
+        verdicts.append(desk.judge_in(SETTLE, "exp").complete)
+        desk.clock.sleep(3)
+    assert verdicts == [False, False, True, True, False, False, True, True]
