@@ -1,12 +1,12 @@
 """What the threads of the bytes take of processors that the trainer wants, too.
 
-They have the lowest niceness: beside a busy thread of the trainer they run for a hundredth of the
-time. But that comes in slices of milliseconds, and a step of training whose threads meet at a
-barrier waits for each of them. So while processors are wanted they rest between two blocks, and
-run for a small share of all processors' time at most. That is bounded from below as well.
+They run at the daemon's niceness, beside a busy thread of the trainer for a tenth of the time. But
+that comes in slices of milliseconds, and a step of training whose threads meet at a barrier waits
+for each of them. So while others want all processors they rest between two blocks, and run for a
+small share of the time of all processors. That is bounded from below as well.
 
-To be scheduled as idle, which Linux offers, costs a step no less, and starves: who is not let run
-may hold Python's lock, for which the rest of the daemon then waits, for minutes.
+To be scheduled as idle, or nicer than the daemon's other threads, costs a step no less, and
+starves: who is not let run may hold Python's lock, for which the others then wait, for minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,9 +26,19 @@ log = logging.getLogger(__name__)
 _SHARE = 0.01
 """What they run for of the time of all processors, while those are wanted."""
 
-_WANTED = 5.0
-"""Seconds that they wait for each that they run, from which on others want the processors. Beside
-a busy thread it is some 70, that much heavier it is; of each other they wait for less than one."""
+_SAVED_UP = 1.0
+"""Seconds of running that are free after a pause: a checkpoint of some 200 MB is not held back."""
+
+_WANTED = 0.3
+"""Seconds that they wait for each that they run, from which on they take what others want. Beside
+threads that are always busy it is nine, that much heavier those are."""
+
+_PAUSE, _IDLE = 0.5, 0.15
+"""Seconds in which none of them came by, and the share of the processors' time that nobody used
+in them, below which others want it: a store on this machine, which works when they do, does not."""
+
+_SPREE = 3.0
+"""Seconds without a pause after which all of them make one, if others may want the processors."""
 
 _LOOK_BACK = 0.1
 """Seconds of running after which what was before counts half."""
@@ -46,8 +55,6 @@ _HURRY = 600.0
 _AGAIN = 600.0
 """Seconds after which it is said again that there is little time."""
 
-_NICEST = 19
-
 
 class Spare:
     """Holds back what takes more of the processors than the trainer can spare."""
@@ -60,16 +67,10 @@ class Spare:
         self._lock = threading.Lock()
         self._here = threading.local()
         self._ran = self._waited = 0.0
+        self._busy = False
+        self._came_by, self._used = self._clock.monotonic(), _used()
+        self._looked, self._pause_until = self._came_by, float("-inf")
         self._hurry_until = self._free_at = self._told = float("-inf")
-
-    def pool(self, count: int, name: str) -> Executor:
-        """At most ``count`` threads, which are made when they are needed; so are theirs."""
-        return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=self._join)
-
-    def _join(self) -> None:
-        if self.lenient:
-            with suppress(OSError):  # of this thread only, and for good: nobody may take it back
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICEST)
 
     def hurry(self) -> None:
         """There is no time to rest now."""
@@ -99,17 +100,30 @@ class Spare:
             return now
         self._here.times = times = _times()
         ran, waited = times[0] - before[0], times[1] - before[1]
+        used = _used()
         with self._lock:
+            self._come_by(now, used)
             self._ran += ran
             self._waited += waited
             wanted = self._waited > _WANTED * self._ran
+            if now < self._pause_until or (wanted and now - self._looked >= _SPREE):
+                self._pause_until = now + 1.2 * _PAUSE
             if self._ran > _LOOK_BACK:
                 self._ran, self._waited = self._ran / 2, self._waited / 2
-            if wanted:
+            if wanted and self._busy:
                 self._tell(now)
-                self._free_at = max(self._free_at, now) + ran / (_SHARE * self._cores)
-                return self._free_at
-        return now
+                share = _SHARE * self._cores
+                self._free_at = max(self._free_at, now - _SAVED_UP / share) + ran / share
+                return max(self._free_at, self._pause_until)
+            return max(now, self._pause_until)
+
+    def _come_by(self, now: float, used: tuple[float, float]) -> None:
+        """Learn from a pause how busy the processors are without these threads."""
+        if now - self._came_by >= _PAUSE:
+            idle, whole = (after - before for after, before in zip(used, self._used, strict=True))
+            self._busy = whole > 0 and idle < _IDLE * whole
+            self._looked, self._pause_until = now, float("-inf")
+        self._came_by, self._used = now, used
 
     def _tell(self, now: float) -> None:
         if now - self._told > _AGAIN:
@@ -131,6 +145,19 @@ def _times() -> tuple[float, float]:
         ran, waited = Path("/proc/thread-self/schedstat").read_text().split()[:2]
         return int(ran) / 1e9, int(waited) / 1e9
     return _run_time(), 0.0
+
+
+def _used(stat: Path = Path("/proc/stat")) -> tuple[float, float]:
+    """How long the processors that this process may use had nothing to do, and in all, so far."""
+    idle = whole = 0
+    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    with suppress(OSError, ValueError, IndexError):
+        for line in stat.read_text().splitlines():
+            name, *spent = line.split()
+            if name in mine:
+                idle += int(spent[3]) + int(spent[4])  # waiting for a disk as well
+                whole += sum(map(int, spent[:8]))
+    return idle, whole
 
 
 def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,9 +68,9 @@ class Transfer:
         self.room = Room(concurrency)
         # where the parts of a file go one by one, the store's own code holds another one of each
         at_once = concurrency or (WIDEST if store.capabilities.parallel_parts else NARROW)
-        self.files: Executor = self.spare.pool(at_once, "file")
+        self.files: Executor = ThreadPoolExecutor(at_once, "file")
         self._parts = PartSender(
-            self.spare.pool(concurrency or WIDEST, "part"),
+            ThreadPoolExecutor(concurrency or WIDEST, "part"),
             self.spare,
             store.capabilities.parallel_parts,
             self.room,

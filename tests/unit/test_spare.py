@@ -19,37 +19,18 @@ from tests.clocks import FakeClock
 from tests.e2e.processes import every_core_busy
 
 
-def niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-
-def test_threads_of_the_bytes_are_the_nicest_and_so_are_those_that_they_make() -> None:
-    def of_one_more() -> int:
-        with ThreadPoolExecutor(1) as more:  # what a store does with many small objects
-            return more.submit(niceness).result()
-
-    before = niceness()
-    with Spare(lenient=True).pool(2, "file") as workers:
-        assert workers.submit(niceness).result() == 19
-        assert workers.submit(of_one_more).result() == 19
-    assert niceness() == before  # the thread that asks is what it was
-
-
-def test_where_no_trainer_is_near_all_are_ordinary() -> None:
-    before = niceness()
-    with Spare(lenient=False).pool(2, "file") as workers:
-        assert workers.submit(niceness).result() == before
-
-
 class Scripted:
     """Says how long each thread has run and has waited: what ``work`` adds up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._here = threading.local()
         self.clock = FakeClock()
+        self.idle = 0.0
+        """The part of all time that the processors had nothing to do in."""
         monkeypatch.setattr(module, "_run_time", lambda: self.times()[0])
         monkeypatch.setattr(module, "_times", self.times)
         monkeypatch.setattr(module, "processors", lambda: 2.0)
+        monkeypatch.setattr(module, "_used", lambda: (self.idle * (now := self.clock.now()), now))
 
     def times(self) -> tuple[float, float]:
         return getattr(self._here, "times", (0.0, 0.0))
@@ -57,6 +38,13 @@ class Scripted:
     def work(self, ran: float, waited: float) -> None:
         before = self.times()
         self._here.times = before[0] + ran, before[1] + waited
+
+    def pressed(self) -> Spare:
+        """One that has nothing saved up, beside somebody who wants all processors."""
+        spare = Spare(lenient=True, clock=self.clock)
+        self.clock.sleep(60)
+        self.rests(spare, 1.0, 10.0)
+        return spare
 
     def rests(self, spare: Spare, ran: float, waited: float) -> float:
         """How long a thread rests after it has done that."""
@@ -72,21 +60,53 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 
 def test_while_others_want_the_processors_they_run_for_their_share(scripted: Scripted) -> None:
-    spare = Spare(lenient=True, clock=scripted.clock)
+    spare = scripted.pressed()
     for _ in range(20):  # 0.02 s of two processors' 2 s are 1 %
         assert scripted.rests(spare, 0.02, 0.2) == pytest.approx(1.0)
     assert scripted.rests(spare, 0.2, 2.0) == pytest.approx(10.0)
 
 
-def test_those_that_wait_for_each_other_only_do_not_rest(scripted: Scripted) -> None:
+def test_who_works_only_when_they_do_does_not_hold_them_back(scripted: Scripted) -> None:
+    """A store on this machine: the processors are idle while these threads pause."""
+    scripted.idle = 0.5
     spare = Spare(lenient=True, clock=scripted.clock)
+    scripted.clock.sleep(60)
     for _ in range(20):
-        assert scripted.rests(spare, 0.03, 0.06) == 0
+        assert scripted.rests(spare, 0.2, 2.0) == 0
+
+
+def test_who_never_pauses_does_so_to_see_whether_others_want_the_processors(
+    scripted: Scripted,
+) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    rests = []
+    for _ in range(60):
+        scripted.clock.sleep(0.1)
+        rests.append(scripted.rests(spare, 0.1, 0.1))
+    first = next(at for at, rest in enumerate(rests) if rest)
+    assert first in (29, 30)  # after three seconds
+    assert rests[first] == pytest.approx(0.6)
+    assert rests[-1] == pytest.approx(0.1 / 0.02 - 0.1)  # they do
+
+
+def test_what_is_saved_up_is_free_after_a_pause(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    scripted.clock.sleep(60)
+    assert [scripted.rests(spare, 0.2, 2.0) for _ in range(6)] == pytest.approx([0] * 5 + [10])
+    scripted.clock.sleep(25)
+    assert [scripted.rests(spare, 0.2, 2.0) for _ in range(3)] == pytest.approx([0, 0, 5])
+
+
+def test_those_that_hardly_wait_do_not_rest(scripted: Scripted) -> None:
+    spare = Spare(lenient=True, clock=scripted.clock)
+    scripted.clock.sleep(60)
+    for _ in range(20):
+        assert scripted.rests(spare, 0.2, 0.04) == 0
 
 
 def test_what_was_long_ago_counts_for_nothing(scripted: Scripted) -> None:
     """Once the trainer is done they send as fast as they can, within a second of work."""
-    spare = Spare(lenient=True, clock=scripted.clock)
+    spare = scripted.pressed()
     for _ in range(20):
         assert scripted.rests(spare, 0.03, 2.0) > 0
     rests = [scripted.rests(spare, 0.03, 0.0) for _ in range(30)]
@@ -94,7 +114,7 @@ def test_what_was_long_ago_counts_for_nothing(scripted: Scripted) -> None:
 
 
 def test_all_of_them_together_have_one_share(scripted: Scripted) -> None:
-    spare = Spare(lenient=True, clock=scripted.clock)
+    spare = scripted.pressed()
     ends = []
 
     def one() -> None:
@@ -109,21 +129,22 @@ def test_all_of_them_together_have_one_share(scripted: Scripted) -> None:
 
 
 def test_nothing_rests_where_there_is_no_time_or_no_trainer(scripted: Scripted) -> None:
-    lenient = Spare(lenient=True, clock=scripted.clock)
+    lenient = scripted.pressed()
     lenient.hurry()
     assert scripted.rests(lenient, 0.3, 30.0) == 0
     scripted.clock.sleep(601)
-    assert scripted.rests(lenient, 0.3, 30.0) > 0
+    assert scripted.rests(lenient, 3.0, 30.0) > 0
     assert scripted.rests(Spare(lenient=False, clock=scripted.clock), 0.3, 30.0) == 0
 
 
 def test_what_is_to_stop_does_not_rest_to_the_end(scripted: Scripted) -> None:
-    spare = Spare(lenient=True, clock=scripted.clock)
+    spare = scripted.pressed()
     scripted.work(30.0, 3000.0)
     stopped = threading.Event()
     stopped.set()
+    before = scripted.clock.now()
     spare.rest(stopped)
-    assert not scripted.clock.waits
+    assert scripted.clock.now() == before
 
 
 def test_where_nothing_tells_how_long_threads_wait_none_rests(
@@ -137,6 +158,17 @@ def test_where_nothing_tells_how_long_threads_wait_none_rests(
     hashlib.sha256(bytes(20_000_000))
     spare.rest(threading.Event())
     assert not clock.waits
+
+
+def test_what_processors_have_to_do_is_told_of_those_that_may_be_used(tmp_path: Path) -> None:
+    (stat := tmp_path / "stat").write_text(
+        "cpu  9 9 9 9 9 9 9 9 0 0\n"
+        + "".join(f"cpu{n} 10 20 30 400 50 6 7 8 0 0\n" for n in os.sched_getaffinity(0))
+        + "cpu9999 1 1 1 1 1 1 1 1 0 0\nintr 1 2 3\n"
+    )
+    count = len(os.sched_getaffinity(0))
+    assert module._used(stat) == (450 * count, 531 * count)
+    assert module._used(tmp_path / "none") == (0, 0)
 
 
 def test_processors_are_those_of_the_container(tmp_path: Path) -> None:
@@ -168,7 +200,7 @@ def hashing(spare: Spare) -> Iterator[list[float]]:
             spare.rest(stop)
             took.append(time.thread_time() - began)
 
-    with spare.pool(3, "part") as workers:
+    with ThreadPoolExecutor(3) as workers:
         for _ in range(3):
             workers.submit(work)
         try:
@@ -180,9 +212,12 @@ def hashing(spare: Spare) -> Iterator[list[float]]:
 @pytest.mark.alone
 def test_beside_busy_cores_they_take_their_share_and_no_less() -> None:
     seconds, cores = 15.0, processors()
-    with every_core_busy(), hashing(Spare(lenient=True)) as took:
-        time.sleep(seconds)  # what is measured, not waited for
-    assert 0.02 < sum(took) < 2 * 0.01 * cores * seconds
+    with every_core_busy():
+        spare = Spare(lenient=True)
+        time.sleep(1)  # it sees how busy they are without it
+        with hashing(spare) as took:
+            time.sleep(seconds)  # what is measured, not waited for
+    assert 0.02 < sum(took) < 1.0 + 2 * 0.01 * cores * seconds
 
 
 @pytest.mark.alone
