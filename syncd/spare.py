@@ -5,8 +5,8 @@ that comes in slices of milliseconds, and a step of training whose threads meet 
 for each of them. So while others want all processors they rest between two blocks, and run for a
 small share of the time of all processors. That is bounded from below as well.
 
-To be scheduled as idle, or nicer than the daemon's other threads, costs a step no less, and
-starves: who is not let run may hold Python's lock, for which the others then wait, for minutes.
+Nicer than the daemon's other threads, or scheduled as idle, they would cost a step less, and
+starve: who is not let run may hold Python's lock, for which the others then wait, for minutes.
 """
 
 from __future__ import annotations

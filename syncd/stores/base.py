@@ -269,7 +269,7 @@ class NoRanges:
 class SideBySide(ABC):
     """``put_each`` and ``read_each`` by a few threads, for a store that has no faster way.
 
-    They are new ones each time: a thread has the priority of the one that has made it.
+    They are new ones each time, so that none stays where there is nothing to do.
     """
 
     _at_once = 8

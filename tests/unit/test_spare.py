@@ -134,7 +134,9 @@ def test_nothing_rests_where_there_is_no_time_or_no_trainer(scripted: Scripted) 
     assert scripted.rests(lenient, 0.3, 30.0) == 0
     scripted.clock.sleep(601)
     assert scripted.rests(lenient, 3.0, 30.0) > 0
-    assert scripted.rests(Spare(lenient=False, clock=scripted.clock), 0.3, 30.0) == 0
+    alone = Spare(lenient=False, clock=scripted.clock)
+    scripted.clock.sleep(60)
+    assert scripted.rests(alone, 3.0, 30.0) == 0
 
 
 def test_what_is_to_stop_does_not_rest_to_the_end(scripted: Scripted) -> None:
@@ -147,17 +149,28 @@ def test_what_is_to_stop_does_not_rest_to_the_end(scripted: Scripted) -> None:
     assert scripted.clock.now() == before
 
 
+@pytest.mark.parametrize("told", [True, False])
 def test_where_nothing_tells_how_long_threads_wait_none_rests(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
-    def none_there(self: Path) -> str:
-        raise FileNotFoundError(str(self))
+    """Beside somebody who wants all, with nothing saved up."""
+    clock = FakeClock()
+    monkeypatch.setattr(module, "_used", lambda: (0.0, clock.now()))
+    monkeypatch.setattr(module, "_SAVED_UP", 0.0)
+    spare = Spare(lenient=True, clock=clock)
+    clock.sleep(60)
+    del clock.waits[:]
 
-    spare = Spare(lenient=True, clock=(clock := FakeClock()))
-    monkeypatch.setattr(Path, "read_text", none_there)
+    def read(self: Path) -> str:
+        assert self == Path("/proc/thread-self/schedstat")
+        if not told:
+            raise FileNotFoundError(str(self))
+        return "1000000000 9000000000 5\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
     hashlib.sha256(bytes(20_000_000))
     spare.rest(threading.Event())
-    assert not clock.waits
+    assert bool(clock.waits) == told
 
 
 def test_what_processors_have_to_do_is_told_of_those_that_may_be_used(tmp_path: Path) -> None:
