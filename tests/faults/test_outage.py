@@ -61,7 +61,8 @@ class Outage(FakeClock):
             os.utime(path, (self.now(), self.now()))
 
 
-@pytest.mark.alone  # hours pass in seconds: on a busy machine threads look too seldom for that
+# alone: who waits pushes the clock on, also past one that is due and is not let run just then
+@pytest.mark.alone
 @pytest.mark.slow
 def test_six_hours_of_503(tmp_path: Path, seaweedfs: SeaweedFS) -> None:
     seaweedfs.client().create_bucket(Bucket=(bucket := f"outage-{os.getpid()}"))
