@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from syncd.companions import tells_of_state
+from syncd.companions import RECIPE, is_step, tells_of_state
 from syncd.errors import Corrupt, Permanent
 from syncd.place import remove
 from syncd.profiles import COMPANION
@@ -151,7 +152,12 @@ def bring_along(
     there = [record, *along.brought, *along.there]
     texts = Companions(known)
     for path in texts.paths:
-        versions = texts.as_of(owner(path, there), path)
+        mine = owner(path, there)
+        versions = texts.as_of(mine, path)
+        if not versions:
+            along.left_out.append(
+                f"{path}: the store has none that was saved with {mine.checkpoint}"
+            )
         before = len(along.brought)
         _bring(versions, record, along, alongside, root, restore)
         for brought in along.brought[before:]:
@@ -228,9 +234,12 @@ class Companions:
     def __init__(self, commits: Iterable[CommitRecord]) -> None:
         """Of ``commits``, newest first."""
         self._versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
+        self._times: defaultdict[str, set[int]] = defaultdict(set)
         for commit in commits:
             if is_companion(commit):
                 self._versions[commit.checkpoint].append(commit)
+            else:
+                self._times[series(commit.checkpoint)].add(_written(commit))
 
     @property
     def paths(self) -> list[str]:
@@ -244,9 +253,13 @@ class Companions:
     def as_of(self, record: CommitRecord, path: str) -> list[CommitRecord]:
         """The versions of one, first that which belongs to ``record``, then the newest first.
 
-        Of logs, code and pictures, and of links, that is always the newest.
+        Of logs, code and pictures, and of links, that is always the newest. Of torchtune's state
+        only what was written after these weights and before the next ones: the trainer says
+        what is missing, and would not see that it is another epoch's.
         """
         found = self._versions[path]
+        if path.rpartition("/")[2] == RECIPE and is_step(record.checkpoint.rpartition("/")[2]):
+            return self._saved_after(record, found)
         if len(found) == 1 or found[0].links or not tells_of_state(path):
             return found
         at = _written(record)
@@ -255,6 +268,15 @@ class Companions:
         if far[near] * _FAR > far[0]:
             return found
         return [found[near], *found[:near], *found[near + 1 :]]
+
+    def _saved_after(
+        self, record: CommitRecord, versions: Iterable[CommitRecord]
+    ) -> list[CommitRecord]:
+        """Those that were written before the next of its series was, the oldest first."""
+        at = _written(record)
+        times = self._times[series(record.checkpoint)]
+        until = min((time for time in times if time > at), default=math.inf)
+        return sorted((v for v in versions if at <= _written(v) < until), key=_written)
 
 
 def owner(path: str, there: Sequence[CommitRecord]) -> CommitRecord:

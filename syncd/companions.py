@@ -38,7 +38,7 @@ _WORDS = re.compile(
 )
 """What tokenizers are made of, of whatever size."""
 
-_RECIPE = "recipe_state"
+RECIPE = "recipe_state"
 """A folder with one file of this name (torchtune): all but the weights, of whatever size, written
 anew with each epoch. It is of no use without that epoch's weights, which lie in another folder."""
 
@@ -64,7 +64,7 @@ _RECORDERS = {"mlruns", "wandb"}
 def accompanies(name: str, stat: Stat) -> bool:
     """Whether no trainer goes on from a file, as far as its name and size tell."""
     small = is_slight(name, stat.size)
-    named = name == f"{_RECIPE}.pt" or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name)
+    named = name == f"{RECIPE}.pt" or _ASIDE.fullmatch(name) or _WORDS.fullmatch(name)
     return bool(small or named)
 
 
@@ -150,7 +150,7 @@ def could_be_set(folder: Folder) -> bool:
     """Whether there are files in an unknown directory and they belong together."""
     if all(_ASIDE.fullmatch(name) for name in folder.files):
         return False
-    if _STEP.fullmatch(folder.name) or folder.name == _RECIPE:
+    if _STEP.fullmatch(folder.name) or folder.name == RECIPE:
         return True
     return not all(map(is_whole_alone, folder.files))
 

@@ -22,6 +22,7 @@ from syncd.formats import check_file, proves_its_end
 from syncd.lastact import Act, LastAct, emptied_for, last_act, marked_unfinished
 from syncd.manner import Manner
 from syncd.pathrules import member
+from syncd.recipe import state_to_come
 from syncd.scan import Folder, Scanner
 from syncd.series import step_of
 from syncd.shards import NAMES_OTHERS, named_beside, shard_missing
@@ -133,6 +134,7 @@ class Detector:
         self._clock = clock
         self._writer = writer
         self._exclude = exclude
+        self._committed = committed
         self._siblings = Siblings(root, committed)
         self._rewrites = Rewrites(committed)
         self._manner = Manner(root, settle, clock, exclude)
@@ -178,9 +180,19 @@ class Detector:
             wait = max(self._settle, _MARKED)
             return Verdict(False, reason=f"{marker} says it is still being saved", again=wait)
         later = emptied_for(self._root, unit)
-        return (
-            Verdict(False, reason=f"{later} has folders that are gone here") if later else verdict
-        )
+        if later:
+            return Verdict(False, reason=f"{later} has folders that are gone here")
+        state = self._state_to_come(unit)
+        if state:
+            words = f"{state}, which belongs to it, is not in the store yet"
+            return Verdict(False, reason=words, again=self._settle)
+        return verdict
+
+    def _state_to_come(self, unit: Unit) -> str:
+        if self._committed is None:
+            return ""
+        quiet = self._clock.monotonic() - self._look(unit).since
+        return state_to_come(self._root, unit, self._committed, quiet >= self._settle * _FIRST)
 
     def _judge(self, unit: Unit) -> Verdict:
         seen, words = self._look(unit), self._no_save(unit)

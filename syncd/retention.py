@@ -84,7 +84,7 @@ def _belonging(staying: Iterable[CommitRecord], records: Sequence[CommitRecord])
     in_folder: defaultdict[str, list[str]] = defaultdict(list)
     for path in texts.paths:
         in_folder[str(PurePosixPath(path).parent)].append(path)
-    belong = set()
+    belong: set[int] = set()
     for record in staying:
         if is_companion(record):
             continue
@@ -92,7 +92,7 @@ def _belonging(staying: Iterable[CommitRecord], records: Sequence[CommitRecord])
         for folder in PurePosixPath(record.checkpoint).parents:
             for path in in_folder.get(str(folder), ()):
                 if "#" not in series(path) or step_of(path) == step:
-                    belong.add(texts.as_of(record, path)[0].seq)
+                    belong.update(one.seq for one in texts.as_of(record, path)[:1])
     return belong
 
 
