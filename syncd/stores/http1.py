@@ -27,7 +27,7 @@ _IDLE = 20.0
 """Seconds after which a connection that waits is not trusted any more."""
 
 
-_TIMED_OUT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_TIMED_OUT = (BlockingIOError, TimeoutError)
 
 
 class Broken(OSError):
@@ -49,6 +49,8 @@ class Answer:
     body: bytes = field(default=b"", repr=False)
     keeps: bool = True
     """Whether the connection may be used again once the body was read."""
+    to_end: bool = False
+    """Whether the body ends with the connection."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Connection:
 
     def __init__(self, address: Address, connect_timeout: float, timeout: float) -> None:
         """Connect; OSError if that fails."""
+        self._tls = address.tls is not None
         plain = socket.create_connection((address.host, address.port), connect_timeout)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,21 +77,28 @@ class Connection:
                 if address.tls
                 else plain
             )
-            # by the kernel: a time-out of Python's asks before each call whether it would wait
-            self._socket.settimeout(None)
-            interval = struct.pack("ll", int(timeout), 0)
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, interval)
+            self._bound(timeout)
         except BaseException:
             plain.close()
             raise
-        self._tls = address.tls is not None
         self._early = b""
         """What came with the head of the answer, and belongs to its body."""
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.spoilt = False
         self.used = time.monotonic()
+
+    def _bound(self, timeout: float) -> None:
+        """Have no call wait longer than that for the server.
+
+        By the kernel where that is enough: a time-out of Python's asks before each call whether it
+        would wait. Under TLS Python would take the kernel's for a reason to try again, for ever.
+        """
+        self._socket.settimeout(timeout if self._tls else None)
+        if not self._tls:
+            interval = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, interval)
 
     def send(self, head: bytes, body: Buffer = b"") -> None:
         """Send a request. A server that refuses it early may have closed: its answer tells why."""
@@ -165,6 +175,11 @@ class Connection:
                 raise Strange("the body of the answer is too long")
             return bytes(self.read(answer.length)) if answer.length else b""
         whole = b""
+        if answer.to_end:
+            whole, self._early = self._early, b""
+            while len(whole) <= limit and (more := self._recv(_HEAD_LIMIT)):
+                whole += more
+            return whole[:limit]
         while size := self._chunk_size():
             if len(whole) + size > limit:
                 raise Strange("the body of the answer is too long")
@@ -228,7 +243,9 @@ def _parse(head: bytes, has_body: bool = True) -> Answer:
     answer.keeps = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
     told = answer.length != -1 or answer.status in (204, 304) or answer.status < 200
     if has_body and not told:
-        raise Strange("the body of the answer has no length")
+        if answer.status < 400:  # whoever cuts it short would pass for the whole
+            raise Strange("the body of the answer has no length")
+        answer.length, answer.keeps, answer.to_end = None, False, True
     return answer
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +18,7 @@ from botocore.exceptions import CredentialRetrievalError
 
 from syncd.errors import NeedsOperator, Permanent, Transient
 from syncd.stores import open_store
-from syncd.stores.http1 import Strange, _parse
+from syncd.stores.http1 import Address, Broken, Connection, Strange, _parse
 from syncd.stores.s3lean import _delete_document
 from syncd.stores.s3road import told
 from syncd.stores.s3sign import Keys
@@ -170,6 +172,41 @@ def test_a_head_needs_no_length() -> None:
     assert _parse(b"HTTP/1.1 200 OK", has_body=False).status == 200
     with pytest.raises(Strange):
         _parse(b"HTTP/1.1 200 OK", has_body=True)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("size", [0, 40_000_000])
+def test_a_server_that_falls_silent_is_not_waited_for(tls: bool, size: int) -> None:
+    """It takes the connection, and then neither a byte nor says one."""
+    authority = trustme.CA()
+    ours, theirs = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.configure_trust(ours)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as silent:
+
+        def accept() -> socket.socket:
+            plain, _ = server.accept()
+            return theirs.wrap_socket(plain, server_side=True) if tls else plain
+
+        accepted = silent.submit(accept)
+        address = Address("127.0.0.1", server.getsockname()[1], ours if tls else None)
+        connection = Connection(address, 5.0, 0.5)
+        with accepted.result(), pytest.raises(Broken):
+            connection.send(b"PUT / HTTP/1.1\r\n\r\n", bytes(size))
+            connection.receive()
+        connection.close()
+
+
+def test_a_refusal_may_end_with_the_connection() -> None:
+    """As older proxies answer: neither the SDK nor the same request again is called for."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = Connection(Address("127.0.0.1", server.getsockname()[1]), 5.0, 5.0)
+        with server.accept()[0] as there:
+            there.sendall(b"HTTP/1.0 503 Busy\r\nServer: p\r\n\r\n<html>busy</html>")
+        answer = connection.receive()
+        assert (answer.status, answer.keeps) == (503, False)
+        assert connection.body(answer, 1000) == b"<html>busy</html>"
+        connection.close()
 
 
 def test_a_name_with_line_breaks_is_deleted_as_it_is() -> None:
