@@ -12,7 +12,8 @@ from typing import Any
 from syncd.clock import Clock, SystemClock
 from syncd.config import Environment, Settings, load_settings
 from syncd.control import Servers
-from syncd.engine import lower_priority, new_writer
+from syncd.cores import lower_priority
+from syncd.engine import new_writer
 from syncd.errors import Fenced, SettingsError
 from syncd.health import Health
 from syncd.hooks import Hooks
@@ -146,7 +147,7 @@ class Daemon:
         self._ending.deadline = now + self._settings.shutdown_grace
         self._ending.stopping.set()
         for line in self._lines:
-            line.wake.set()
+            line.hurry()
         del number
 
     @property

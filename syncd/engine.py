@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from syncd import leftovers
 from syncd.alongside import is_companion
@@ -267,12 +266,21 @@ class Engine:
         elif not words:
             self.health.green("side by side")
 
+    def hurry(self) -> None:
+        """There is no time to spare the trainer any more; from any thread."""
+        if transfer := self.transfer:
+            transfer.spare.hurry()
+
     def flush(self, give_up: Callable[[], bool]) -> FlushReport:
         """Commit all that is complete or becomes so by quiet alone, and send the logs.
 
         Where time is short: first what can still be committed, newest first, then the logs, then
         the rest, of which at least the parts that are sent need not be sent again.
         """
+        with self.transfer.spare.hurrying() if self.transfer else nullcontext():
+            return self._flush(give_up)
+
+    def _flush(self, give_up: Callable[[], bool]) -> FlushReport:
         before = self.health.snapshot()["commits"]
         failed: dict[str, str] = {}
         shipped = 0
@@ -280,7 +288,6 @@ class Engine:
         try:
             if self.publisher is None or self.transfer is None:
                 raise NeedsOperator("not connected to the store")
-            self.transfer.spare.hurry()
             self.health.begin(look.pending_bytes)
             all_of_it = self.pipeline, self.publisher, self.clock, give_up
             flush(*all_of_it, 0.0, self._ends, only_in_time=True, look=look)
@@ -361,35 +368,3 @@ class Engine:
 def new_writer() -> str:
     """A random id for one life of one daemon."""
     return secrets.token_hex(6)
-
-
-_NICENESS = 10
-"""Beside one busy thread of the trainer one of ours has a tenth of a processor. What has to be done
-has to be done: at the lowest niceness, 19, it takes seven times as long, and beside several busy
-threads the work that is due each second takes all that there is."""
-
-
-def lower_priority() -> None:
-    """Give the trainer the machine: low CPU priority, idle I/O class.
-
-    Where Linux shares the processor among sessions first (autogroup), that counts against the
-    programs of one's own session only. A daemon that has a session to itself lowers all of it.
-    """
-    try:
-        os.nice(_NICENESS)
-        if os.getsid(0) == os.getpid():
-            Path("/proc/self/autogroup").write_text(str(_NICENESS))
-    except OSError as error:
-        log.debug("CPU priority stays: %s", error)
-    _idle_io()
-
-
-def _idle_io() -> None:
-    import ctypes
-    import platform
-
-    numbers = {"x86_64": 251, "aarch64": 30}  # ioprio_set
-    number = numbers.get(platform.machine())
-    if number is not None:
-        who_process, idle_class = 1, 3 << 13
-        ctypes.CDLL(None).syscall(number, who_process, 0, idle_class)

@@ -107,6 +107,12 @@ class Line:
     def ask_flush(self, done: Answered) -> None:
         """Have everything complete committed; ``done`` gets the report."""
         self._flushes.put(done)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Wake what waits, and have what is being sent spare nobody."""
+        if engine := self._engine:
+            engine.hurry()
         self.wake.set()
 
     # -- who goes first

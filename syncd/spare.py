@@ -12,14 +12,13 @@ starve: who is not let run may hold Python's lock, for which the others then wai
 from __future__ import annotations
 
 import logging
-import os
+import math
 import threading
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from syncd.clock import Clock, SystemClock
+from syncd.cores import Cores, run_time, thread_times
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,12 @@ threads that are always busy it is nine, that much heavier those are."""
 _PAUSE, _IDLE = 0.5, 0.15
 """Seconds in which none of them came by, and the share of the processors' time that nobody used
 in them, below which others want it: a store on this machine, which works when they do, does not."""
+
+_PAUSE_LONGEST = 2.0
+"""Seconds after which a pause ends, though some thread came by late, with a block of its own."""
+
+_LONGEST = 60.0
+"""Seconds that a thread rests at most, whatever was done."""
 
 _SPREE = 3.0
 """Seconds without a pause after which all of them make one, if others may want the processors."""
@@ -63,18 +68,31 @@ class Spare:
         """``lenient``: a trainer may be beside it; else nothing is held back."""
         self.lenient = lenient
         self._clock = clock or SystemClock()
-        self._cores = processors()
+        self._cores = Cores()
         self._lock = threading.Lock()
         self._here = threading.local()
         self._ran = self._waited = 0.0
         self._busy = False
-        self._came_by, self._used = self._clock.monotonic(), _used()
-        self._looked, self._pause_until = self._came_by, float("-inf")
-        self._hurry_until = self._free_at = self._told = float("-inf")
+        self._came_by, self._used = self._clock.monotonic(), self._cores.used()
+        self._looked = self._came_by
+        self._pause_began = self._pause_until = math.inf
+        self._hurry_until = self._free_at = self._told = -math.inf
+        self._hurried = 0
 
     def hurry(self) -> None:
-        """There is no time to rest now."""
+        """There is no time to rest for a while; whoever rests goes on."""
         self._hurry_until = self._clock.monotonic() + _HURRY
+
+    @contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """There is no time to rest meanwhile."""
+        with self._lock:
+            self._hurried += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._hurried -= 1
 
     def rest(self, halt: threading.Event) -> None:
         """Called by a thread of the bytes between two blocks; returns at once if ``halt`` is set.
@@ -84,92 +102,71 @@ class Spare:
         """
         if not self.lenient:
             return
-        until = self._charge()
-        while (left := until - self._clock.monotonic()) > 0 and not self._in_a_hurry():
+        mine = self._charge()
+        while not self._in_a_hurry() and (left := self._left(mine)) > 0:
             if self._clock.wait(halt, min(left, _SLICE)):
                 return
 
     def _in_a_hurry(self) -> bool:
-        return self._clock.monotonic() < self._hurry_until
+        return self._hurried > 0 or self._clock.monotonic() < self._hurry_until
+
+    def _left(self, mine: float) -> float:
+        """Seconds until a thread may go on that has its share at ``mine``; all wait in a pause."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if self._pause_began < math.inf:
+                if now < self._pause_until:
+                    return max(mine, self._pause_until) - now
+                self._come_by(now, True)  # the first that goes on: nobody has run meanwhile
+                self._looked, self._pause_began = now, math.inf
+        return mine - now
 
     def _charge(self) -> float:
         """When this thread may go on."""
         now = self._clock.monotonic()
         before: tuple[float, float] = getattr(self._here, "times", (0.0, 0.0))
-        if _run_time() - before[0] < _LOOK:
+        if run_time() - before[0] < _LOOK:
             return now
-        self._here.times = times = _times()
+        self._here.times = times = thread_times()
         ran, waited = times[0] - before[0], times[1] - before[1]
-        used = _used()
+        if self._in_a_hurry():
+            return now  # what is done then is owed to nobody
         with self._lock:
-            self._come_by(now, used)
             self._ran += ran
             self._waited += waited
             wanted = self._waited > _WANTED * self._ran
-            if now < self._pause_until or (wanted and now - self._looked >= _SPREE):
-                self._pause_until = now + 1.2 * _PAUSE
+            self._come_by(now, wanted)
+            self._mind_pause(now, wanted)
             if self._ran > _LOOK_BACK:
                 self._ran, self._waited = self._ran / 2, self._waited / 2
-            if wanted and self._busy:
-                self._tell(now)
-                share = _SHARE * self._cores
-                self._free_at = max(self._free_at, now - _SAVED_UP / share) + ran / share
-                return max(self._free_at, self._pause_until)
-            return max(now, self._pause_until)
+            if not (wanted and self._busy):
+                return now
+            self._tell(now)
+            share = _SHARE * self._cores.count
+            self._free_at = max(self._free_at, now - _SAVED_UP / share) + ran / share
+            self._free_at = min(self._free_at, now + _LONGEST)
+            return self._free_at
 
-    def _come_by(self, now: float, used: tuple[float, float]) -> None:
-        """Learn from a pause how busy the processors are without these threads."""
+    def _mind_pause(self, now: float, wanted: bool) -> None:
+        """Have all pause if it is time to; who was amid a block when they began makes it longer."""
+        if self._pause_began == math.inf and wanted and now - self._looked >= _SPREE:
+            self._pause_began = now
+        if self._pause_began < math.inf:
+            self._pause_until = min(now + 1.2 * _PAUSE, self._pause_began + _PAUSE_LONGEST)
+
+    def _come_by(self, now: float, wanted: bool) -> None:
+        """Learn from a pause how busy the processors are without these threads, if that matters."""
+        if not wanted:
+            self._came_by = math.inf  # to ask takes a while where there are many
+            return
+        used = self._cores.used()
         if now - self._came_by >= _PAUSE:
             idle, whole = (after - before for after, before in zip(used, self._used, strict=True))
             self._busy = whole > 0 and idle < _IDLE * whole
-            self._looked, self._pause_until = now, float("-inf")
+            self._looked = now
         self._came_by, self._used = now, used
 
     def _tell(self, now: float) -> None:
         if now - self._told > _AGAIN:
             self._told = now
             log.info("every core is busy: what is sent takes a small share of them only")
-
-
-def _run_time() -> float:
-    """Seconds that this thread has run."""
-    return time.thread_time()
-
-
-def _times() -> tuple[float, float]:
-    """Seconds that this thread has run, and has waited for a processor.
-
-    Where nothing tells, it has never waited.
-    """
-    with suppress(OSError, ValueError):
-        ran, waited = Path("/proc/thread-self/schedstat").read_text().split()[:2]
-        return int(ran) / 1e9, int(waited) / 1e9
-    return _run_time(), 0.0
-
-
-def _used(stat: Path = Path("/proc/stat")) -> tuple[float, float]:
-    """How long the processors that this process may use had nothing to do, and in all, so far."""
-    idle = whole = 0
-    mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    with suppress(OSError, ValueError, IndexError):
-        for line in stat.read_text().splitlines():
-            name, *spent = line.split()
-            if name in mine:
-                idle += int(spent[3]) + int(spent[4])  # waiting for a disk as well
-                whole += sum(map(int, spent[:8]))
-    return idle, whole
-
-
-def processors(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """How many this process may use: those it may run on, or what its container is allowed."""
-    count = float(len(os.sched_getaffinity(0)))
-    quotas: list[Callable[[], list[str]]] = [
-        lambda: (cgroup / "cpu.max").read_text().split(),
-        lambda: [(cgroup / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period")],
-    ]
-    for quota in quotas:
-        with suppress(OSError, ValueError):  # "max", or another kind of cgroup
-            allowed, period = map(int, quota())
-            if allowed > 0:
-                count = min(count, allowed / period)
-    return count

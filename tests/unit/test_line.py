@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from syncd.backlog import Look
+from syncd.clock import SystemClock
 from syncd.config import Environment, load_settings
 from syncd.health import Health, Waiting
 from syncd.line import Ending, Line
 from syncd.profiles import SET
+from syncd.spare import Spare
 from syncd.units import Unit
 from tests.clocks import FakeClock
 
@@ -66,3 +73,44 @@ def test_first_store_that_takes_nothing_makes_nobody_wait() -> None:
     assert health.works(30)
     clock.sleep(2)
     assert not health.works(30)
+
+
+@pytest.mark.parametrize("what", ["the end", "a flush"])
+def test_who_rests_goes_on_when_there_is_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What is under way rests at that moment for a minute, as beside busy cores."""
+    resting = threading.Event()
+
+    def charge(self: Spare) -> float:
+        resting.set()
+        return self._clock.monotonic() + 60.0
+
+    monkeypatch.setattr(Spare, "_charge", charge)
+    environ = {
+        "CHECKPOINT_DIR": str(tmp_path / "checkpoints"),
+        "SYNCD_STATE_DIR": str(tmp_path / "state"),
+        "CLOUD_PROVIDER": "local",
+        "CLOUD_BUCKET": str(tmp_path / "bucket"),
+        "SYNCD_SETTLE": "0",
+    }
+    for folder in ("checkpoints", "bucket"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "checkpoints/last.bin").write_bytes(bytes(range(256)) * 100_000)
+    environment, clock, ending = Environment(environ, tmp_path / ".env"), SystemClock(), Ending()
+    line = Line(
+        environment, lambda: load_settings(environment), Health(clock), clock, "writer", ending
+    )
+    line.start()
+    assert resting.wait(30)
+    answers: queue.Queue[dict[str, Any]] = queue.Queue()
+    if what == "a flush":
+        line.ask_flush(answers.put)
+        assert answers.get(timeout=30)["safe"]
+    ending.deadline = clock.monotonic() + 30
+    ending.stopping.set()
+    line.hurry()
+    assert line.ended.wait(30)
+    assert line.report
+    assert line.report.safe
+    assert line.health.snapshot()["commits"] == 1

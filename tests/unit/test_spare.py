@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import heapq
+import random
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from syncd import spare as module
-from syncd.spare import Spare, processors
+from syncd.cores import Cores
+from syncd.spare import Spare
 from tests.clocks import FakeClock
 from tests.e2e.processes import every_core_busy
 
@@ -27,10 +30,15 @@ class Scripted:
         self.clock = FakeClock()
         self.idle = 0.0
         """The part of all time that the processors had nothing to do in."""
-        monkeypatch.setattr(module, "_run_time", lambda: self.times()[0])
-        monkeypatch.setattr(module, "_times", self.times)
-        monkeypatch.setattr(module, "processors", lambda: 2.0)
-        monkeypatch.setattr(module, "_used", lambda: (self.idle * (now := self.clock.now()), now))
+        monkeypatch.setattr(module, "run_time", lambda: self.times()[0])
+        monkeypatch.setattr(module, "thread_times", self.times)
+        monkeypatch.setattr(module, "Cores", lambda: self)
+
+    count = 2.0
+
+    def used(self) -> tuple[float, float]:
+        """Seconds that the processors had nothing to do, and seconds in all."""
+        return self.idle * self.clock.now(), self.clock.now()
 
     def times(self) -> tuple[float, float]:
         return getattr(self._here, "times", (0.0, 0.0))
@@ -139,6 +147,57 @@ def test_nothing_rests_where_there_is_no_time_or_no_trainer(scripted: Scripted) 
     assert scripted.rests(alone, 3.0, 30.0) == 0
 
 
+def test_what_is_done_in_a_hurry_is_owed_to_nobody(scripted: Scripted) -> None:
+    spare = scripted.pressed()
+    with spare.hurrying():
+        assert sum(scripted.rests(spare, 0.05, 0.2) for _ in range(1200)) == 0
+    assert scripted.rests(spare, 0.05, 0.2) == pytest.approx(2.5)
+
+
+def test_nobody_rests_for_longer_than_a_minute(scripted: Scripted) -> None:
+    assert scripted.rests(scripted.pressed(), 30.0, 300.0) == pytest.approx(60)
+
+
+def test_who_rests_goes_on_when_there_is_no_time_any_more(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = scripted.pressed()
+    wait = scripted.clock.wait
+
+    def hurried(event: threading.Event, seconds: float) -> bool:
+        spare.hurry()
+        return wait(event, seconds)
+
+    monkeypatch.setattr(scripted.clock, "wait", hurried)
+    assert scripted.rests(spare, 1.0, 10.0) == pytest.approx(1.0)  # where it looks the next time
+
+
+@pytest.mark.parametrize(("idle", "least", "most"), [(0.6, 0.7, 1.0), (0.0, 0.0, 0.1)])
+def test_threads_out_of_step_pause_together(
+    scripted: Scripted, idle: float, least: float, most: float
+) -> None:
+    """Each takes another time for its blocks; how many they send, by how many they could."""
+    scripted.idle = idle
+    spare = Spare(lenient=True, clock=scripted.clock)
+    chance = random.Random(1)
+    threads = [SimpleNamespace(times=(0.0, 0.0), here=SimpleNamespace()) for _ in range(8)]
+    due = [(0.0, n, True) for n in range(len(threads))]
+    mine, sent, began = [0.0] * len(threads), 0, scripted.clock.now()
+    while (now := due[0][0]) < 600:
+        _, number, arrives = heapq.heappop(due)
+        scripted.clock.sleep(max(0.0, began + now - scripted.clock.now()))
+        thread = threads[number]
+        scripted._here, spare._here = thread, thread.here  # type: ignore[assignment]
+        if arrives:
+            scripted.work(0.02, 0.02)
+            mine[number] = spare._charge()
+        left = spare._left(mine[number])
+        sent += left <= 0
+        after = 0.04 + chance.expovariate(5) if left <= 0 else left
+        heapq.heappush(due, (now + after, number, left <= 0))
+    assert least < sent / 600 / (8 / 0.24) < most
+
+
 def test_what_is_to_stop_does_not_rest_to_the_end(scripted: Scripted) -> None:
     spare = scripted.pressed()
     scripted.work(30.0, 3000.0)
@@ -155,7 +214,7 @@ def test_where_nothing_tells_how_long_threads_wait_none_rests(
 ) -> None:
     """Beside somebody who wants all, with nothing saved up."""
     clock = FakeClock()
-    monkeypatch.setattr(module, "_used", lambda: (0.0, clock.now()))
+    monkeypatch.setattr(Cores, "used", lambda _: (0.0, clock.now()))
     monkeypatch.setattr(module, "_SAVED_UP", 0.0)
     spare = Spare(lenient=True, clock=clock)
     clock.sleep(60)
@@ -171,32 +230,6 @@ def test_where_nothing_tells_how_long_threads_wait_none_rests(
     hashlib.sha256(bytes(20_000_000))
     spare.rest(threading.Event())
     assert bool(clock.waits) == told
-
-
-def test_what_processors_have_to_do_is_told_of_those_that_may_be_used(tmp_path: Path) -> None:
-    (stat := tmp_path / "stat").write_text(
-        "cpu  9 9 9 9 9 9 9 9 0 0\n"
-        + "".join(f"cpu{n} 10 20 30 400 50 6 7 8 0 0\n" for n in os.sched_getaffinity(0))
-        + "cpu9999 1 1 1 1 1 1 1 1 0 0\nintr 1 2 3\n"
-    )
-    count = len(os.sched_getaffinity(0))
-    assert module._used(stat) == (450 * count, 531 * count)
-    assert module._used(tmp_path / "none") == (0, 0)
-
-
-def test_processors_are_those_of_the_container(tmp_path: Path) -> None:
-    here = len(os.sched_getaffinity(0))
-    assert processors(tmp_path) == here
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert processors(tmp_path) == here
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert processors(tmp_path) == 0.5
-    (tmp_path / "cpu.max").unlink()
-    (old := tmp_path / "cpu").mkdir()
-    (old / "cpu.cfs_period_us").write_text("100000\n")
-    for quota, count in (("-1", here), ("25000", 0.25), (f"{here + 1}00000", here)):
-        (old / "cpu.cfs_quota_us").write_text(quota + "\n")
-        assert processors(tmp_path) == count
 
 
 @contextmanager
@@ -224,7 +257,7 @@ def hashing(spare: Spare) -> Iterator[list[float]]:
 
 @pytest.mark.alone
 def test_beside_busy_cores_they_take_their_share_and_no_less() -> None:
-    seconds, cores = 15.0, processors()
+    seconds, cores = 15.0, Cores().count
     with every_core_busy():
         spare = Spare(lenient=True)
         time.sleep(1)  # it sees how busy they are without it
@@ -235,7 +268,7 @@ def test_beside_busy_cores_they_take_their_share_and_no_less() -> None:
 
 @pytest.mark.alone
 def test_beside_nobody_they_take_what_there_is() -> None:
-    seconds, cores = 3.0, processors()
+    seconds, cores = 3.0, Cores().count
     with hashing(Spare(lenient=True)) as took:
         time.sleep(seconds)
     assert sum(took) > 0.3 * min(3, cores) * seconds
