@@ -76,6 +76,11 @@ class Verdict:
 class _Seen:
     signature: str
     since: float
+    """Since when it has not been seen to change."""
+
+    as_it_is: float
+    """Since when it has not changed, by the clock of its file system where that tells."""
+
     core: str
     rests: float
     """Since when all has been as it is but what may be written to all the time."""
@@ -139,6 +144,8 @@ class Detector:
         self._rewrites = Rewrites(committed)
         self._manner = Manner(root, settle, clock, exclude)
         self._seen: dict[str, _Seen] = {}
+        self.watching = False
+        """Whether all that there was has been looked at: what is seen first from now on is new."""
 
     def forget_missing(self, paths: set[str]) -> None:
         """Drop what is known of checkpoints that are gone, or wait for nothing any more."""
@@ -168,7 +175,7 @@ class Detector:
 
     def since(self, unit: Unit) -> float:
         """Since when a checkpoint has been as it is, on the monotonic clock."""
-        return self._look(unit).since
+        return self._look(unit).as_it_is
 
     def judge(self, unit: Unit) -> Verdict:
         """Decide on one revision of a checkpoint."""
@@ -318,9 +325,10 @@ class Detector:
         if seen.faults:
             return Verdict(False, reason=seen.faults, failed=seen.failed)
         if last.act is not Act.DONE:
-            doubt = self._siblings.lack(unit) or self._rewrites.half_way(unit)
+            left = self._settle * _FIRST - quiet
+            doubt = self._siblings.lack(unit, left <= 0) or self._rewrites.half_way(unit, left <= 0)
             if doubt:
-                return Verdict(False, reason=doubt)
+                return Verdict(False, reason=doubt, again=left if left > 0 else None)
         flagged = last.act is Act.ABSENT
         label = unit.profile.name + (", marker absent" if flagged else "")
         return Verdict(True, profile=label, flagged=flagged)
@@ -346,18 +354,19 @@ class Detector:
         if unit.unfinished:
             more = digest_of([f"{path}={stat.text()}" for path, stat in unit.unfinished])
             signature, core = signature + more, core + more
-        seen = self._seen.get(unit.path)
-        if seen is None:  # what was last changed long ago has been quiet since then
+        seen, now = self._seen.get(unit.path), self._clock.monotonic()
+        if seen is None:
             stats = [*unit.files, *unit.unfinished]
-            since = self._changed(stat for _, stat in stats)
+            changed = since = self._changed(stat for _, stat in stats)
             rests = self._changed(stat for path, stat in stats if path not in unit.running)
-            seen = self._seen[unit.path] = _Seen(signature, since, core, rests, since)
+            if self.watching:  # a file server's clock may be behind, and ours be put forward
+                since = rests = now
+            seen = self._seen[unit.path] = _Seen(signature, since, changed, core, rests, since)
         elif seen.signature != signature:
-            now = self._clock.monotonic()
             rests = seen.rests if seen.core == core else now
             moves = now if seen.calm else seen.moves
-            seen = self._seen[unit.path] = _Seen(signature, now, core, rests, moves)
-        elif self._clock.monotonic() - seen.since >= self._settle * _FIRST:
+            seen = self._seen[unit.path] = _Seen(signature, now, now, core, rests, moves)
+        elif now - seen.since >= self._settle * _FIRST:
             seen.calm = True
         return seen
 

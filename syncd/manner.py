@@ -8,6 +8,7 @@ written anew, the same files each time with a rest in between, will be so the ne
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Manner:
         self._clock = clock
         self._exclude = exclude
         self._rests: dict[str, _Rest] = {}
-        self._shapes: dict[str, frozenset[str]] = {}
+        self._shapes: dict[str, Counter[str]] = {}
 
     def learn(self, unit: Unit) -> None:
         """This one is complete: those of its name in folders with other numbers are like it."""
@@ -73,7 +74,7 @@ class Manner:
             return
         shape = kind_of(unit.path)
         self._shapes.pop(shape, None)
-        self._shapes[shape] = frozenset(kinds(path for path, _ in unit.files))
+        self._shapes[shape] = kinds(path for path, _ in unit.files)
         if len(self._shapes) > _MOST_PATHS:
             del self._shapes[next(iter(self._shapes))]
 
@@ -87,9 +88,12 @@ class Manner:
         return self._again(unit, quiet) or self._is_alike(unit) or self._passed(unit)
 
     def _is_alike(self, unit: Unit) -> bool:
-        """Whether one of another run, or trial, that was complete had files of the same kinds."""
-        known = self._shapes.get(kind_of(unit.path))
-        return bool(known) and known == kinds(path for path, _ in unit.files).keys()
+        """Whether one of another run, or trial, that was complete had as many of the same kinds."""
+        known = self._shapes.get(kind_of(unit.path), Counter())
+        mine = kinds(path for path, _ in unit.files)
+        return known.keys() == mine.keys() and all(
+            mine[kind] >= (1 if "*" in kind else count) for kind, count in known.items()
+        )
 
     def is_usual(self, unit: Unit) -> bool:
         """Whether another directory of its series that is at rest has the same kinds of file.

@@ -90,7 +90,6 @@ class Pipeline:
         self.pacer = Pacer(clock)
         self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots if rank is None else None  # of several, none proves the others
-        self._started = False
         self._sending: tuple[str, str] | None = None
         """Path and signature of what is being sent: it needs no judge meanwhile."""
 
@@ -115,7 +114,8 @@ class Pipeline:
         for path in self._backlog.due():
             self._survey.changed(path)
         part = self._survey.part(
-            self._backlog.trackers(), thorough or not self._started or self._backlog.exhausted
+            self._backlog.trackers(),
+            thorough or not self._detector.watching or self._backlog.exhausted,
         )
         if part:
             self._go_through(part)
@@ -142,7 +142,7 @@ class Pipeline:
                 self._backlog.drop(path)
                 self._forgive(path)
         self._detector.forget_missing(self._backlog.paths())
-        self._started = True
+        self._detector.watching = True
         self._tell_unreadable(part)
 
     def _waits(self, unit: Unit, part: Part) -> bool:
@@ -154,7 +154,7 @@ class Pipeline:
             self._give_up(unit, _UNREADABLE)
         elif self._is_done(unit):
             return False
-        if not self._started:
+        if not self._detector.watching:
             self._seniority.was_here(unit)
         signature, reason = self._given_up.get(unit.path, ("", ""))
         if signature == unit.signature and (hidden or reason != _UNREADABLE.explain()):

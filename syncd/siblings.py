@@ -87,6 +87,7 @@ class _Doubt:
     series: str
     kinds: frozenset[tuple[str, int]]
     signature: str
+    written: tuple[int, int, str]
 
 
 class Siblings:
@@ -150,10 +151,13 @@ class Siblings:
         model = self._model(unit)
         return model is not None and not kinds(model.files).keys() & kinds(paths).keys()
 
-    def lack(self, unit: Unit) -> str | None:
+    def lack(self, unit: Unit, rested: bool) -> str | None:
         """What the one before has and this one has not, in words; None for nothing.
 
-        Two that lack the same, or two saves to one place, are taken for the writer's new manner.
+        Two that lack the same, or two saves to one place, are taken for the writer's new manner,
+        once this one has ``rested`` for long: the first may be what a killed writer has left, and
+        this one what the next has written so far. Of a step there is one save only, and what is
+        older than the one before is left over.
         """
         model = self._model(unit)
         if model is None or unit.companion:
@@ -163,15 +167,22 @@ class Siblings:
             self._doubted.pop(unit.path, None)
             return None
         mine = kinds(path for path, _ in unit.files)
-        doubt = _Doubt(series(unit.path), frozenset(mine.items()), unit.core)
+        doubt = _Doubt(series(unit.path), frozenset(mine.items()), unit.core, unit.written)
         twin = any(
             (doubt.series, doubt.kinds) == (other.series, other.kinds)
             for path, other in self._doubted.items()
-            if path != unit.path or other.signature != doubt.signature
+            if self._is_other(path, other, unit, model)
         )
         if not twin:
             self._doubted[unit.path] = doubt
-        return None if twin else words
+        return None if twin and rested else words
+
+    @staticmethod
+    def _is_other(path: str, doubt: _Doubt, unit: Unit, model: _Model) -> bool:
+        """Whether it is another save than this one that is in doubt."""
+        if path != unit.path:
+            return model.written < min(doubt.written, unit.written)
+        return step_of(path) < 0 and doubt.signature != unit.core
 
     @staticmethod
     def _missing(unit: Unit, model: _Model) -> str | None:
@@ -257,10 +268,11 @@ class Rewrites:
         )
         return bool(known) and before == now
 
-    def half_way(self, unit: Unit) -> str | None:
+    def half_way(self, unit: Unit, rested: bool) -> str | None:
         """In words, what was written last before, and has not been written for this save yet.
 
-        A second save in a row that leaves the same files alone shows the writer's manner.
+        A second save in a row that leaves the same files alone shows the writer's manner, once it
+        has ``rested`` for long.
         """
         before = self._of(unit)
         lasting = {
@@ -287,10 +299,10 @@ class Rewrites:
         if not words:
             return None
         signature, earlier = self._seen.get(unit.path, ("", frozenset()))
-        if signature not in ("", mark) and earlier == changed:
-            return None
-        self._seen[unit.path] = (mark, changed)
-        return words
+        if signature in ("", mark) or earlier != changed:
+            self._seen[unit.path] = (mark, changed)
+            return words
+        return None if rested else words
 
     def _of(self, unit: Unit) -> Files:
         if unit.path not in self._before and self._committed:

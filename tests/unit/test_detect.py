@@ -344,6 +344,65 @@ def test_two_that_lack_the_same_show_a_new_manner(desk: Desk) -> None:
     assert desk.judge_in(36000, "mine/step_4").complete
 
 
+def test_what_a_killed_writer_left_makes_no_manner_of_the_next_ones_half_save(desk: Desk) -> None:
+    """As saved by one that was killed amid a save, and then by the one that resumed."""
+    for step in (1, 2):
+        desk.write(f"mine/step_{step}/model.bin")
+        desk.write(f"mine/step_{step}/optim.bin")
+    desk.commit("mine/step_2")
+    desk.write("mine/step_3/model.bin")
+    assert "optim.bin" in desk.judge_in(36000, "mine/step_3").reason
+    desk.detector.watching = True
+    desk.write("mine/step_4/model.bin")
+    half = desk.judge_in(9, "mine/step_4")
+    assert "optim.bin" in half.reason
+    assert half.again == pytest.approx(1)
+    desk.write("mine/step_4/optim.bin")
+    assert desk.judge_in(3, "mine/step_4").complete
+    desk.commit("mine/step_4")
+    assert "optim.bin" in desk.judge_in(36000, "mine/step_3").reason
+    desk.write("mine/step_5/model.bin")
+    assert "optim.bin" in desk.judge_in(36000, "mine/step_5").reason
+    assert "optim.bin" in desk.judge("mine/step_3").reason
+
+
+def test_another_revision_of_a_step_is_no_second_save(desk: Desk) -> None:
+    for name in ("meta.json", "model.bin", "optim.bin"):
+        desk.write(f"mine/step_1/{name}", "{}")
+    desk.commit("mine/step_1")
+    for phase in ("1", "22"):
+        desk.write("mine/step_2/meta.json", phase)
+        assert "there is no file like" in desk.judge_in(36000, "mine/step_2").reason
+
+
+def test_a_second_revision_is_the_manner_only_once_it_has_rested(desk: Desk) -> None:
+    """The first is of a writer that was killed before it wrote the optimizer's state."""
+    for moment, name in enumerate(("model.bin", "optim.bin"), -9):
+        desk.write(f"mine/{name}", "{}")
+        desk.date(f"mine/{name}", moment)
+    desk.commit("mine")
+    desk.detector.watching = True
+    for content in ("1", "22"):
+        desk.write("mine/model.bin", content)
+        assert "optim.bin" in desk.judge_in(9, "mine").reason
+    desk.clock.sleep(2)
+    assert desk.judge("mine").complete
+
+
+def test_what_is_new_has_not_rested_though_the_file_servers_clock_is_behind(desk: Desk) -> None:
+    desk.write("old/model.bin")
+    desk.clock.sleep(30)
+    assert desk.judge("old").complete
+    desk.detector.watching = True
+    desk.write("run/model.bin", b"abc")
+    desk.write("weights.bin", b"half of it")
+    assert not desk.judge("run").complete
+    assert not desk.judge("weights.bin").complete
+    desk.clock.sleep(10.1)
+    assert desk.judge("run").complete
+    assert desk.judge("weights.bin").complete
+
+
 def test_set_in_place_is_a_mixture_until_its_last_file_is_written_again(desk: Desk) -> None:
     for moment, name in enumerate(("config.json", "model.bin", "optimizer.bin"), -9):
         desk.write(f"mine/{name}", "{}")

@@ -259,6 +259,18 @@ def test_save_of_a_framework_that_was_cut_off_is_not_taken(desk: Desk) -> None:
     assert not desk.judge_in(1000, "run/checkpoint_3").complete
 
 
+def test_what_has_fewer_files_is_not_alike(desk: Desk) -> None:
+    """Agents have numbers, which make them of one kind."""
+    for number in range(4):
+        desk.write(f"trial_1/checkpoint_0/agent_{number}.bin")
+    desk.commit("trial_1/checkpoint_0")
+    for number in range(3):
+        desk.write(f"trial_2/checkpoint_0/agent_{number}.bin")
+    assert not desk.judge_in(3, "trial_2/checkpoint_0").complete
+    desk.write("trial_2/checkpoint_0/agent_3.bin")
+    assert desk.judge_in(3, "trial_2/checkpoint_0").complete
+
+
 def test_first_of_another_trial_is_alike(desk: Desk) -> None:
     """As in a sweep: a folder for each trial, in which one checkpoint is kept."""
     save(desk, "exp/f_561ac_00000/checkpoint_000002", 1, "model.bin", "optim.bin")
