@@ -211,7 +211,8 @@ def _is_next_step(before: _Rest, changed: frozenset[str], files: Files) -> bool:
     if numbered and numbered == kinds(changed - files.keys()):
         return True  # each took the place of one
     steps, last = ({step_of(path) for path in paths} - {-1} for paths in (now, then))
-    return len(numbered) > 1 and len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
+    both = bool(numbered) and len(now) > 1  # be it with one that is written over
+    return both and len(steps) == len(last) == 1 and steps.pop() - last.pop() > 1
 
 
 def _longest_gap(moments: Iterable[int]) -> int:

@@ -96,6 +96,18 @@ def test_set_that_has_another_file_each_time_is_not_taken(desk: Desk) -> None:
         assert not desk.judge_in(SETTLE + 1, "set").complete
 
 
+def test_set_that_gets_the_next_step_and_a_state_that_is_written_over(desk: Desk) -> None:
+    """PufferLib, every seven seconds: all steps stay."""
+    verdicts = []
+    for step in range(10, 60, 10):
+        save(desk, "run_123", step, f"model_{step:06}.pt", "trainer_state.pt")
+        verdicts.append(desk.judge_in(SETTLE + 1, "run_123").complete)
+        desk.clock.sleep(4)
+    assert verdicts == [False, False, True, True, True]
+    save(desk, "run_123", 60, "model_000060.pt")
+    assert not desk.judge_in(SETTLE + 1, "run_123").complete
+
+
 @pytest.mark.parametrize("keep", [2, 99])
 def test_set_that_gets_the_next_step_beside_the_last_is_whole_when_it_rests(
     desk: Desk, keep: int
