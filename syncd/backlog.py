@@ -19,7 +19,7 @@ _RESTLESS = (
     "training goes on from belongs in SYNCD_EXCLUDE"
 )
 
-PACED = "only logs or a database have changed, and were sent just now"
+PACED = "only logs, a memory or a database have changed, and were sent just now"
 SUPERSEDED = "superseded: newer ones wait, and SYNCD_KEEP_LAST would drop it at once"
 """What is not incomplete, though it is not sent now."""
 

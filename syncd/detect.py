@@ -88,6 +88,10 @@ class _Seen:
     moves: float
     """Since when it has never been seen to be quiet for long."""
 
+    bare: str
+    saved: float
+    """Since when all has been as it is but for its memories, too."""
+
     calm: bool = False
     faults: str | None = None
     failed: bool = False
@@ -189,17 +193,12 @@ class Detector:
         later = emptied_for(self._root, unit)
         if later:
             return Verdict(False, reason=f"{later} has folders that are gone here")
-        state = self._state_to_come(unit)
+        quiet = self._clock.monotonic() - self._look(unit).since
+        state = state_to_come(self._root, unit, self._committed, quiet >= self._settle * _FIRST)
         if state:
             words = f"{state}, which belongs to it, is not in the store yet"
             return Verdict(False, reason=words, again=self._settle)
         return verdict
-
-    def _state_to_come(self, unit: Unit) -> str:
-        if self._committed is None:
-            return ""
-        quiet = self._clock.monotonic() - self._look(unit).since
-        return state_to_come(self._root, unit, self._committed, quiet >= self._settle * _FIRST)
 
     def _judge(self, unit: Unit) -> Verdict:
         seen, words = self._look(unit), self._no_save(unit)
@@ -268,8 +267,13 @@ class Detector:
             return self._wait_alone(unit, seen, quiet, alike)
         sure = alike or last.sealed or last.ended
         if not sure and self._settle <= quiet < self._settle * _FIRST:
-            sure = self._manner.is_finished(unit, quiet)
+            sure = self._manner.is_finished(unit, quiet) or self._rests_but_for_memories(unit, seen)
         return self._settle * (1 if sure else _FIRST)
+
+    def _rests_but_for_memories(self, unit: Unit, seen: _Seen) -> bool:
+        """Whether all has rested for long but what comes to a memory in it, one after another."""
+        rest = self._clock.monotonic() - seen.saved
+        return bool(unit.memories) and rest >= self._settle * _FIRST
 
     def _wait_alone(self, unit: Unit, seen: _Seen, quiet: float, alike: bool) -> float:
         if not alike and is_a_part(unit.path.rpartition("/")[2]):
@@ -361,13 +365,15 @@ class Detector:
             rests = self._changed(stat for path, stat in stats if path not in unit.running)
             if self.watching:  # a file server's clock may be behind, and ours be put forward
                 since = rests = now
-            seen = self._seen[unit.path] = _Seen(signature, since, changed, core, rests, since)
+            seen = _Seen(signature, since, changed, core, rests, since, unit.bare, rests)
         elif seen.signature != signature:
             rests = seen.rests if seen.core == core else now
             moves = now if seen.calm else seen.moves
-            seen = self._seen[unit.path] = _Seen(signature, now, now, core, rests, moves)
+            saved = seen.saved if seen.bare == unit.bare else now
+            seen = _Seen(signature, now, now, core, rests, moves, unit.bare, saved)
         elif now - seen.since >= self._settle * _FIRST:
             seen.calm = True
+        self._seen[unit.path] = seen
         return seen
 
     def _changed(self, stats: Iterable[Stat]) -> float:

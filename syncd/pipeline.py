@@ -186,8 +186,8 @@ class Pipeline:
         return True
 
     def _only_logs(self, unit: Unit) -> bool:
-        """Whether nothing has changed since the last commit but logs and databases in use."""
-        if not unit.running or at_rest(self._root, unit):
+        """Whether nothing has changed since the commit but logs, memories and databases in use."""
+        if not (unit.running or unit.memories) or at_rest(self._root, unit):
             return False
         return self._was_committed(unit.path) if unit.lone else self._detector.only_logs(unit)
 

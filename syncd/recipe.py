@@ -17,7 +17,7 @@ from syncd.units import Unit
 _FILE = f"{RECIPE}.pt"
 
 
-def state_to_come(root: Path, unit: Unit, committed: Committed, rested: bool) -> str:
+def state_to_come(root: Path, unit: Unit, committed: Committed | None, rested: bool) -> str:
     """The state that belongs to these weights and is not in the store yet; "" where none is.
 
     It is written right after the weights, but not with the last ones of a training: what has
@@ -25,7 +25,7 @@ def state_to_come(root: Path, unit: Unit, committed: Committed, rested: bool) ->
     one beside it: the state is about to be written over, or is another one's by now.
     """
     stat = _state_beside(root, unit)
-    if stat is None:
+    if stat is None or committed is None:
         return ""
     path = _folder(unit)
     there = rested if stat[1] < unit.written[0] else committed.of(path).get(_FILE) == stat

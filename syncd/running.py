@@ -32,6 +32,10 @@ _RATE = 50_000.0
 _DATABASE = 20.0
 """Seconds from one commit of a database in use to the next: it holds what took hours to find."""
 
+_MEMORY = 600.0
+"""Seconds from one commit of nothing but what has come to a memory to the next: each names all that
+is in it, and it is of little use without what was learnt from it."""
+
 _REST = 10.0
 """Times as long as it took to send a database it is then left alone: checkpoints wait behind it."""
 
@@ -75,7 +79,7 @@ class Pacer:
 
     def committed(self, unit: Unit, alone: bool, took: float = 0.0) -> None:
         """It was committed just now, in so many seconds; ``alone``: for its logs only."""
-        if not unit.running:
+        if not (unit.running or unit.memories):
             return
         self._last.pop(unit.path, None)
         self._last[unit.path] = _Last(self._clock.monotonic(), alone, took)
@@ -94,6 +98,8 @@ class Pacer:
         logs = unit.running - unit.databases
         size = sum(stat.size for path, stat in unit.files if path in logs)
         rest = max(_EVERY * max(1, lately), size / _RATE) if logs else _DATABASE
+        if unit.memories:
+            rest = max(rest, _MEMORY)
         due = last.at + max(rest, _REST * last.took if unit.databases else 0.0)
         return due if due > now else None
 

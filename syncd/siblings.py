@@ -16,6 +16,7 @@ from pathlib import Path
 from syncd.companions import is_log, is_slight
 from syncd.formats import is_known
 from syncd.journal import Journal
+from syncd.memory import but_for
 from syncd.parts import files_of
 from syncd.records import CommitRecord, Layout
 from syncd.series import series, step_of
@@ -162,6 +163,7 @@ class Siblings:
         model = self._model(unit)
         if model is None or unit.companion:
             return None
+        model = replace(model, files=but_for(unit.memories, model.files))
         words = self._missing(unit, model) or self._short(unit, model)
         if words is None:
             self._doubted.pop(unit.path, None)
@@ -260,10 +262,17 @@ class Rewrites:
         return not all(_is_mark(path, before[path][0]) for path in gone)
 
     def only(self, unit: Unit, paths: Collection[str]) -> bool:
-        """Whether it has been complete, and nothing but these members has changed since."""
+        """Whether it has been complete, and nothing but these members has changed since.
+
+        Or what lies in its memories, and logs beside those.
+        """
         known = self._of(unit)
         before, now = (
-            {path: stat for path, stat in files.items() if path not in paths}
+            {
+                path: stat
+                for path, stat in but_for(unit.memories, files).items()
+                if not (path in paths or (unit.memories and is_log(path)))
+            }
             for files in (known, members(unit))
         )
         return bool(known) and before == now
@@ -274,7 +283,7 @@ class Rewrites:
         A second save in a row that leaves the same files alone shows the writer's manner, once it
         has ``rested`` for long.
         """
-        before = self._of(unit)
+        before = but_for(unit.memories, self._of(unit))
         lasting = {
             path: stat
             for path, stat in before.items()
@@ -283,7 +292,7 @@ class Rewrites:
         if not lasting:
             return None
         last = max(lasting, key=lambda path: lasting[path][1])
-        now = members(unit)
+        now = but_for(unit.memories, members(unit))
         changed = frozenset(
             path for path in lasting if now.get(path, lasting[path]) != before[path]
         )

@@ -17,11 +17,13 @@ from syncd.companions import (
     holds_no_state,
     holds_steps,
     is_companion,
+    is_log,
     is_step,
     is_whole_alone,
     keeps_text_of_state,
 )
 from syncd.filestat import Stat
+from syncd.memory import but_for, memories_of
 from syncd.pathrules import link_stays_inside, member
 from syncd.profiles import COMPANION, GROUPS, LONE, SET, Profile, profile_of
 from syncd.scan import Folder
@@ -99,11 +101,27 @@ class Unit:
         return self.databases.union(logs)
 
     @cached_property
+    def memories(self) -> frozenset[str]:
+        """Folders in it to which files come all the time, one after another."""
+        if self.lone or self.beside or self.companion:
+            return frozenset()
+        return memories_of(self.path, self.files, self.running)
+
+    @cached_property
     def core(self) -> str:
         """As ``signature``, without what is ``running``."""
         if not self.running:
             return self.signature
         files = tuple(file for file in self.files if file[0] not in self.running)
+        return replace(self, files=files).signature
+
+    @cached_property
+    def bare(self) -> str:
+        """As ``core``, where there are memories without those, and without all logs."""
+        if not self.memories:
+            return self.core
+        left = but_for(self.memories, dict(self.files)).items()
+        files = tuple(one for one in left if not (is_log(one[0]) or one[0] in self.running))
         return replace(self, files=files).signature
 
     @property

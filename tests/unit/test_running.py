@@ -295,7 +295,9 @@ def test_logs_in_any_shape_wait_for_their_minute(files: str, tmp_path: Path) -> 
         machine.write(folder + files.split(maxsplit=1)[0], f'{{"line": {line}}}\n')
         assert machine.pipeline.look().pending == []
     (waiting,) = machine.pipeline.look().incomplete
-    assert waiting.reason == "only logs or a database have changed, and were sent just now"
+    assert (
+        waiting.reason == "only logs, a memory or a database have changed, and were sent just now"
+    )
     assert len(machine.commit_all()) == 1, "at the end"
 
 
