@@ -7,7 +7,6 @@ that a commit names has been touched, so a machine may die between any two reque
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -21,6 +20,7 @@ from syncd.commitlog import CommitLog
 from syncd.errors import Changed, Conflict, Corrupt, GaveWay, Permanent, SyncdError
 from syncd.filestat import Stat
 from syncd.journal import Held, Journal, Sent
+from syncd.moments import Moments
 from syncd.pathrules import SUFFIXES, encoding_of, link_stays_inside
 from syncd.plainnames import PlainNames
 from syncd.plan import Planner, Step
@@ -67,7 +67,7 @@ class Publisher:
         self._clock = clock
         self._writer = writer
         self._planner = Planner(root, journal, layout, digest_file)
-        self._began: dict[int, float] = {}
+        self.moments = Moments()
         self.log = CommitLog(store, layout)
         self._seat = self._take_seat(home)
         self._names = PlainNames(store, journal, layout, clock, self._seat.look)
@@ -79,7 +79,9 @@ class Publisher:
 
     def join_log(self) -> list[Corrupt]:
         """Take the place of the log's last writer; the records that cannot be read."""
-        return self._seat.join()
+        broken = self._seat.join()
+        self.moments.joined(self._journal.head(), self._clock.monotonic())
+        return broken
 
     @property
     def took_over(self) -> bool:
@@ -131,7 +133,7 @@ class Publisher:
             unit.beside,
         )
         record = self._seat.append(record)
-        self._began[record.seq] = began
+        self.moments.begun(record.seq, began)
         self._journal.mark_safe(unit.path, unit.signature, record.seq, unit.changed)
         self._names.mark_stale(record, base)
         self.refresh()
@@ -212,10 +214,6 @@ class Publisher:
     def rate(self) -> float | None:
         """Bytes per second that the link has been taking; None until that is known."""
         return self._transfer.pace.rate()
-
-    def began(self, seq: int) -> float:
-        """When this life began to publish a commit, on the monotonic clock; never: infinity."""
-        return self._began.get(seq, math.inf)
 
     def recovery_point(self) -> CommitRecord | None:
         """The commit that a restore would take, companions left out."""

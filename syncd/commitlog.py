@@ -193,13 +193,16 @@ class CommitLog:
 
     def being_pruned(self) -> Iterator[CommitRecord]:
         """Commits that are out of the log while their objects are being deleted."""
-        for info in self._store.list(self.layout.pruning):
-            name = info.key.removeprefix(self.layout.pruning).removesuffix(".json")
-            try:
-                data = b"".join(self._store.read(info.key))
-                yield parse_record(data, int(name), self.layout.prefix)
-            except (NotFound, Corrupt, ValueError):
-                continue
+        prefix = self.layout.prefix
+        keys = [info.key for info in self._store.list(self.layout.pruning)]
+        answers = self._store.read_each((key, _SMALL + 1) for key in keys)
+        for key, answer in zip(keys, answers, strict=True):
+            name = key.removeprefix(self.layout.pruning).removesuffix(".json")
+            with suppress(NotFound, Corrupt, ValueError):
+                if not isinstance(answer, bytes) or len(answer) > _SMALL:
+                    yield parse_record(b"".join(self._store.read(key)), int(name), prefix)
+                else:
+                    yield parse_record(answer, int(name), prefix)
 
 
 def refuse_locked(broken: Iterable[Corrupt]) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from syncd.health import Health, Waiting
 from syncd.joint import JointPublisher
 from syncd.journal import Journal
 from syncd.logs import LogShipper
+from syncd.moments import Moments
 from syncd.opening import home_of, open_resilient
 from syncd.pace import RateLimit
 from syncd.packing import Packer, packer_for
@@ -145,6 +146,7 @@ class Engine:
         self.uploads: Uploads | None = None
         self._failed_at = float("-inf")
         self.pipeline.failed_at = lambda: self._failed_at
+        self._moments = Moments()
         self._sweeper = Sweeper(settings.checkpoint_dir, clock)
         self._compactor: Compactor | None = None
         self.transfer: Transfer | None = None
@@ -176,6 +178,7 @@ class Engine:
             self._lenient,
         )
         publisher = self._publisher(store, transfer, settings)
+        publisher.moments = self._moments
         for broken in publisher.join_log():
             log.error("%s", broken.explain())
         point = publisher.recovery_point()
@@ -330,6 +333,7 @@ class Engine:
                 self._retain_local(settings.keep_last_local)
             if settings.keep_last is not None and self.store and not settings.rank:
                 ours = {upload.id for upload in self.journal.uploads()}
+                ours |= {sent.key for sent in self.journal.all_sent()}
                 retention = Retention(self.store, self.layout, self.clock, ours)
                 pruned = retention.prune(settings.keep_last, every=settings.keep_every)
                 self.journal.drop_commits(record.seq for record in pruned.commits)
@@ -343,8 +347,21 @@ class Engine:
         alone = self.settings.rank is None
         tree = scan(self.settings.checkpoint_dir, self.settings.exclude, joined=alone)
         on_disk = list(units(tree)) if tree else []
-        for path in prune_local(self.settings.checkpoint_dir, on_disk, keep, self._in_store):
+        root, place = self.settings.checkpoint_dir, self._places(on_disk)
+        for path in prune_local(root, on_disk, keep, self._in_store, place):
             log.info("deleted %s on disk: it, or what took its place, is safe in the store", path)
+
+    def _places(self, on_disk: Collection[Unit]) -> Callable[[Unit], float]:
+        """The order of the commits: what has none yet is newer, unless newer ones outlived it."""
+        places = dict.fromkeys((unit.path for unit in on_disk), math.inf)
+        for unit in on_disk:
+            seq = self.journal.safe_seq(unit.path)
+            record = self.journal.commit(seq, self.layout) if seq else None
+            if self.pipeline.is_obsolete(unit):
+                places[unit.path] = -math.inf
+            elif record and self.journal.is_safe(unit.path, unit.signature):
+                places[unit.path] = record.behind - 0.5 if record.behind else record.seq
+        return lambda unit: places[unit.path]
 
     def _in_store(self, unit: Unit) -> bool:
         """Whether this very revision was committed, or left out for newer ones that were.

@@ -219,7 +219,7 @@ class JointPublisher(Publisher):
         )
         began, base = self._clock.monotonic(), self._journal.newest_commit(self._layout, unit.path)
         record = self._ranks.append(record)
-        self._began[record.seq] = began
+        self.moments.begun(record.seq, began)
         self._names.mark_stale(record, base)
         self._settled(unit, record)
         self.refresh()

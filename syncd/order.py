@@ -6,6 +6,7 @@ pass for newer. Near the end of a grace period, what can still be committed goes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from syncd.commit import Publisher
@@ -21,6 +22,9 @@ modification kept, from one that was written here."""
 
 _MOST_AT_START = 100_000
 """Checkpoints of which it is remembered that they lay here at the start."""
+
+_MOST_AGES = 10_000
+"""Committed checkpoints of which it is remembered when they were saved."""
 
 _SLICE = 30.0
 """Seconds at a time that the first of a series is sent before another series may come between."""
@@ -46,23 +50,58 @@ def next_index(
     return len(pending) - 1, True
 
 
-class Newest:
-    """The newest committed checkpoints of each series on disk, as many as retention keeps."""
+_Age = tuple[float, int, int, str]
 
-    def __init__(self, keep: int | None, every: int | None = None) -> None:
-        """``keep`` of each series stay in the store (None: all), and multiples of ``every``."""
+
+class Newest:
+    """The newest committed checkpoints of each series on disk, as many as retention keeps.
+
+    What was saved while this daemon watched is newer than all that was there before, in the order
+    in which it was seen to change, whatever the clocks say: one that was ahead and is set back
+    makes no old checkpoint newer than the next ones. Of what was there the times of the files tell.
+    """
+
+    def __init__(
+        self,
+        keep: int | None,
+        every: int | None = None,
+        since: Callable[[Unit], float] = lambda _: -math.inf,
+    ) -> None:
+        """``keep`` of each series stay in the store (None: all), and multiples of ``every``.
+
+        ``since`` tells since when a checkpoint has been as it is, on the monotonic clock.
+        """
         self._keep = keep
         self._every = every
-        self._safe: dict[str, dict[str, tuple[int, int, str]]] = {}
+        self._since = since
+        self._watching = math.inf
+        self._safe: dict[str, dict[str, _Age]] = {}
+        self._ages: dict[str, _Age] = {}
 
-    def note(self, unit: Unit) -> None:
-        """This one is on disk and committed."""
+    def watch(self, now: float) -> None:
+        """All that was there has been looked at."""
+        self._watching = min(self._watching, now)
+
+    def note(self, unit: Unit, just_now: bool = False) -> None:
+        """This one is on disk and committed: ``just_now``, or some time before."""
         if self._keep is None or unit.companion:
             return
+        known = self._ages.get(unit.path)
+        if just_now:
+            age = self._age(unit)
+        else:
+            age = known if known and known[1:] == unit.written else (0.0, *unit.written)
+        self._ages.pop(unit.path, None)
+        self._ages[unit.path] = age
+        if len(self._ages) > _MOST_AGES:
+            del self._ages[next(iter(self._ages))]
         mine = self._safe.setdefault(series(unit.path), {})
-        mine[unit.path] = unit.written
+        mine[unit.path] = age
         if len(mine) > self._keep:
             del mine[min(mine, key=lambda path: mine[path])]
+
+    def _age(self, unit: Unit) -> _Age:
+        return max(0.0, self._since(unit) - self._watching), *unit.written
 
     def forget(self, gone: Callable[[str], bool]) -> None:
         """Those are looked at anew."""
@@ -74,8 +113,8 @@ class Newest:
         """Whether as many newer ones of its series are committed as retention keeps."""
         if is_milestone(unit.path, self._every):
             return False
-        mine = self._safe.get(series(unit.path), {})
-        newer = sum(written > unit.written for written in mine.values())
+        mine, age = self._safe.get(series(unit.path), {}), self._age(unit)
+        newer = sum(other > age for other in mine.values())
         return self._keep is not None and newer >= self._keep
 
     def superseded(self, pending: Sequence[Unit]) -> set[str]:
@@ -83,10 +122,10 @@ class Newest:
         gone: set[str] = set()
         if self._keep is None:
             return gone
-        waiting: dict[str, dict[str, tuple[int, int, str]]] = {}
+        waiting: dict[str, dict[str, _Age]] = {}
         for unit in pending:
             if not unit.companion:
-                waiting.setdefault(series(unit.path), {})[unit.path] = unit.written
+                waiting.setdefault(series(unit.path), {})[unit.path] = self._age(unit)
         for name, mine in waiting.items():
             ages = {**self._safe.get(name, {}), **mine}
             order = sorted(ages, key=lambda path: ages[path], reverse=True)
@@ -177,13 +216,13 @@ class Seniority:
         """
         modified, changed, _ = unit.written
         fresh = changed - modified < _BROUGHT
+        if fresh and publisher.moments.of(root.seq) < self._detector.since(unit):
+            return False
         if root.writer not in publisher.lives:
             if root.changed is None:
                 return self._is_leftover(unit, publisher) and root.written > modified
             if fresh:
                 return root.changed > changed
-        elif fresh and publisher.began(root.seq) < self._detector.since(unit):
-            return False
         return root.written > modified
 
     def _is_leftover(self, unit: Unit, publisher: Publisher) -> bool:

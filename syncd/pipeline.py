@@ -85,9 +85,8 @@ class Pipeline:
         self._others = Others(clock, health, self._backlog)
         self._unreadable: dict[str, str] = {}
         self._seniority = Seniority(journal, self._detector)
-        self._newest = Newest(keep_last, keep_every)
-        self._turns = Turns()
-        self.pacer = Pacer(clock)
+        self._newest = Newest(keep_last, keep_every, self._detector.since)
+        self._turns, self.pacer = Turns(), Pacer(clock)
         self._superseded: dict[str, Unit] = {}
         self._snapshots = snapshots if rank is None else None  # of several, none proves the others
         self._sending: tuple[str, str] | None = None
@@ -143,6 +142,7 @@ class Pipeline:
                 self._forgive(path)
         self._detector.forget_missing(self._backlog.paths())
         self._detector.watching = True
+        self._newest.watch(self._clock.monotonic())
         self._tell_unreadable(part)
 
     def _waits(self, unit: Unit, part: Part) -> bool:
@@ -294,7 +294,7 @@ class Pipeline:
         """A checkpoint had its turn: it is safe by now, or is to be looked at again."""
         if self._journal.is_safe(unit.path, unit.signature):
             self._backlog.drop(unit.path)
-            self._newest.note(unit)
+            self._newest.note(unit, just_now=True)
             self._turns.end(unit, done=True)
             self._detector.learn(unit)
             self._survey.lively(unit.path)

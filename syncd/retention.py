@@ -19,9 +19,11 @@ from pathlib import Path, PurePosixPath
 from syncd.alongside import Companions, is_companion
 from syncd.clock import Clock
 from syncd.commitlog import CommitLog
-from syncd.errors import Corrupt, NotFound
+from syncd.errors import Changed, Corrupt, NotFound
+from syncd.filestat import Stat
 from syncd.numbering import STEP
 from syncd.parts import all_parts, all_ranks
+from syncd.place import keep as keep_aside
 from syncd.records import CommitRecord, Layout
 from syncd.series import is_milestone, series, step_of
 from syncd.sqlitefiles import sides_of
@@ -115,7 +117,7 @@ class Retention:
         clock: Clock,
         ours: Collection[str] = (),
     ) -> None:
-        """``ours`` are ids of uploads that somebody is going to finish."""
+        """``ours`` are ids of uploads that somebody is going to finish, and keys to be named."""
         self._store = store
         self._ours = ours
         self._layout = layout
@@ -141,7 +143,7 @@ class Retention:
         interrupted = list(self._log.being_pruned())
         sizes = self._log.sizes()
         numbers = sorted(sizes)
-        records = list(self._log.newest_first(numbers))
+        records = list(self._log.newest_first(numbers, ahead=True))
         now = self._log.sizes()
         if any(now.get(seq) != size for seq, size in sizes.items()):
             # somebody else prunes: what was the newest of its series may be missing here, and
@@ -173,9 +175,9 @@ class Retention:
             if upload.id not in self._ours and is_forgotten(upload, self._clock.now())
         ]
         if not dry_run and self._clock.now() - began > _STALE_VIEW:
-            return self.prune(
-                keep, every=every, unnamed=unnamed
-            )  # this machine has slept: what was seen may be needed again
+            left = {seq: size for seq, size in sizes.items() if seq not in {r.seq for r in going}}
+            if self._has_moved(left, numbers):  # what was to be deleted may be needed again
+                return self.prune(keep, every=every, unnamed=unnamed)
         if not dry_run:
             self._store.delete(sorted(objects))
             for upload in uploads:
@@ -184,6 +186,12 @@ class Retention:
                 [self._layout.pruned(record.seq) for record in (*going, *interrupted)]
             )
         return Pruned(tuple(going), tuple(sorted(objects)), tuple(u.key for u in uploads))
+
+    def _has_moved(self, left: dict[int, int], numbers: list[int]) -> bool:
+        """Whether the log is another one than what is ``left`` of these numbers."""
+        now = self._log.sizes()
+        newer = any(seq > max(numbers, default=0) for seq in now)
+        return newer or any(now.get(seq) != size for seq, size in left.items())
 
     def _keys(self, record: CommitRecord) -> set[str]:
         """Objects that exist for a commit: named, or under its own name."""
@@ -241,7 +249,7 @@ class Retention:
         for info in self._store.list(self._layout.versions):
             number = info.key.removeprefix(self._layout.versions)[:20]
             kept = self._layout.kept_for(info.key)
-            if info.key in needed or (kept and kept[0] in staying):
+            if info.key in needed or info.key in self._ours or (kept and kept[0] in staying):
                 continue
             if number.isdigit() and int(number) <= head and info.modified < latest:
                 orphans.add(info.key)
@@ -265,9 +273,20 @@ class Retention:
 _ASIDE = ".syncd-prune-"
 
 
+def _check_as_seen(unit: Unit, place: Callable[[str], Path]) -> None:
+    """Changed unless every file is what it was when it was found to be safe."""
+    for member, seen in unit.files:
+        if member not in unit.running and Stat.of(place(member).lstat()) != seen:
+            raise Changed(f"{unit.below(member)} was written meanwhile")
+
+
 def _remove(root: Path, unit: Unit) -> None:
-    """Delete a checkpoint so that nobody, the trainer least of all, ever sees half of one."""
+    """Delete a checkpoint so that nobody, the trainer least of all, ever sees half of one.
+
+    Changed if it was saved anew while it was asked whether it is safe: that may take hours.
+    """
     path = root / unit.path
+    _check_as_seen(unit, lambda member: root / unit.below(member))
     for leftover in path.parent.glob(f"{_ASIDE}*"):  # of a daemon that was killed in here
         shutil.rmtree(leftover, ignore_errors=True)
     if unit.lone or unit.beside:
@@ -279,6 +298,14 @@ def _remove(root: Path, unit: Unit) -> None:
         return
     aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}")
     path.rename(aside)
+    try:
+        _check_as_seen(unit, lambda member: aside / member)
+    except (Changed, OSError):
+        try:
+            aside.rename(path)
+        except OSError:  # there is a new one already
+            keep_aside(aside, path)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -287,10 +314,12 @@ def prune_local(
     on_disk: Sequence[Unit],
     keep: int | None,
     is_safe: Callable[[Unit], bool],
+    place: Callable[[Unit], float] = lambda _: 0.0,
 ) -> list[str]:
     """Delete checkpoints on disk beyond the newest ``keep`` of each series; return their paths.
 
-    Only what is committed as it lies there is ever deleted, and never the newest of a series.
+    Only what is committed as it lies there is ever deleted, and never the newest of a series:
+    ``place`` is that of its commit among all, and where that says nothing the files' times tell.
     """
     if keep is None:
         return []
@@ -300,13 +329,16 @@ def prune_local(
             by_series[series(unit.path)].append(unit)
     gone = []
     for members in by_series.values():
-        for unit in sorted(members, key=lambda unit: unit.written, reverse=True)[keep:]:
+        for unit in sorted(members, key=lambda unit: (place(unit), unit.written), reverse=True)[
+            keep:
+        ]:
             if not is_safe(unit):
                 continue
             try:
                 _remove(root, unit)
-            except OSError as error:
-                log.warning("%s stays on disk: %s", unit.path, error.strerror)
+            except (Changed, OSError) as error:
+                words = error.message if isinstance(error, Changed) else error.strerror
+                log.warning("%s stays on disk: %s", unit.path, words)
                 continue
             gone.append(unit.path)
     return gone

@@ -239,11 +239,15 @@ def _begun(row: tuple[str, ...]) -> Begun:
 
 
 def ids_in(journal: Path) -> frozenset[str]:
-    """Ids of the uploads that a journal knows, which another process may have open."""
+    """Ids of the uploads that a journal knows, which another process may have open.
+
+    And the keys of what has been sent for a commit that is to come.
+    """
     if not journal.exists():
         return frozenset()
     with contextlib.suppress(sqlite3.Error):
         database = sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)
         with contextlib.closing(database):
-            return frozenset(row[0] for row in database.execute("SELECT id FROM uploads"))
+            rows = database.execute("SELECT id FROM uploads UNION SELECT key FROM sent")
+            return frozenset(row[0] for row in rows)
     return frozenset()

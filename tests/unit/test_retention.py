@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from syncd.records import CommitRecord
 from syncd.retention import Retention, prune_local
 from syncd.scan import scan
 from syncd.series import is_milestone, series
+from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
-from syncd.units import units
+from syncd.units import Unit, units
+from tests.clocks import FakeClock
 from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
 
 
@@ -198,3 +200,76 @@ def test_two_prunings_at_once_take_nothing_that_a_newer_commit_leans_on(tmp_path
     machine.commit_all()
     names = [commit.checkpoint for commit in commits(tmp_path / "bucket")]
     assert names == ["model", "model", "other.bin"]
+
+
+class Slow:
+    """A store of which each request takes three seconds, by a clock that is not the test's."""
+
+    def __init__(self, store: ObjectStore, clock: FakeClock) -> None:
+        self._store = store
+        self._clock = clock
+        self.name, self.capabilities = store.name, store.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        method: Callable[..., Any] = getattr(self._store, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._clock.sleep(3.0)
+            return method(*args, **kwargs)
+
+        return call
+
+
+def test_a_pruning_that_takes_long_comes_to_an_end(tmp_path: Path) -> None:
+    """Of a long log, or on a slow line: a look at all of it takes minutes."""
+    machine = Machine(tmp_path / "one", tmp_path / "bucket").start()
+    for number in range(170):
+        machine.write("last.bin", b"%d" % number)
+        machine.commit_all()
+    clock = FakeClock()
+    slow: Any = Slow(DirectoryStore(tmp_path / "bucket"), clock)
+    began = clock.now()
+    pruned = Retention(slow, LAYOUT, clock).prune(1)
+    assert clock.now() - began > 300
+    assert len(pruned.commits) + len(pruned.objects) > 169
+    (left,) = commits(tmp_path / "bucket")
+    assert left.checkpoint == "last.bin"
+    assert list(DirectoryStore(tmp_path / "bucket").list(LAYOUT.pruning)) == []
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_saved_anew_while_it_is_asked_whether_it_is_safe_stays_on_disk(
+    machine: Machine, beside: bool
+) -> None:
+    """The slots of a trainer that uses them in turn: the oldest is the one that is written next."""
+    if beside:
+        for number in (1, 2):
+            for name in ("model", "optim"):
+                age(machine.write(f"{name}_{number}.pt", b"\x80\x02K\x01."), 900 - number)
+        machine.commit_all()
+    found = scan(machine.root)
+    assert found
+    on_disk = list(units(found))
+    written: list[str] = []
+
+    def is_safe(unit: Unit) -> bool:
+        path = unit.below(unit.files[-1][0])
+        machine.write(path, b"\x80\x02K\x02.")
+        written.append(path)
+        return True
+
+    assert prune_local(machine.root, on_disk, 1, is_safe) == []
+    assert len(written) == (5 if beside else 4)
+    for path in written:
+        assert (machine.root / path).read_bytes() == b"\x80\x02K\x02."
+
+
+def test_what_was_sent_for_a_commit_that_is_to_come_is_not_taken_for_forgotten(
+    machine: Machine,
+) -> None:
+    """Another checkpoint has taken the number for which it was sent."""
+    for key in ("mine", "forgotten"):
+        machine.publisher._store.put(f"{LAYOUT.versions}{1:020}-{key}/w.bin", b"x")
+    mine = f"{LAYOUT.versions}{1:020}-mine/w.bin"
+    pruned = Retention(machine.publisher._store, LAYOUT, SystemClock(), {mine}).prune(9)
+    assert pruned.objects == (f"{LAYOUT.versions}{1:020}-forgotten/w.bin",)
