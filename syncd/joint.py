@@ -93,7 +93,7 @@ class JointPublisher(Publisher):
     def join_log(self) -> list[Corrupt]:
         """Take this machine's rank. From then on each refreshes the plain names of its own."""
         broken = super().join_log()
-        self._seat.on_learnt = lambda _numbers: None
+        self._seat.on_learnt = self._names.doubt_learnt
         return broken
 
     def _take_seat(self, home: str) -> Seat:

@@ -65,15 +65,30 @@ class PlainNames:
 
     def mark_stale(self, record: CommitRecord, base: CommitRecord | None) -> None:
         """A commit was made on top of ``base``: which plain keys are behind it."""
-        self._doubt(record)
         plain = {self._layout.plain_of(record, entry): entry for entry in record.files}
         moved = [(key, entry.key) for key, entry in plain.items() if entry.key != key]
-        if base:
-            old = {self._layout.plain_of(base, entry) for entry in base.files}
-            for key in old - plain.keys():
-                self._journal.doubt(key)
-                moved.append((key, ""))
+        moved += [(key, "") for key in self._doubt_all(record, base)]
         self._journal.add_stale(record, moved)
+
+    def doubt_learnt(self, learnt: set[int]) -> None:
+        """Of commits that another made, who refreshes their plain keys: those prove nothing."""
+        for seq in sorted(learnt):
+            record = self._journal.commit(seq, self._layout)
+            if record:
+                checkpoint = record.checkpoint
+                base = self._journal.newest_commit(self._layout, checkpoint, before=seq)
+                self._doubt_all(record, base)
+
+    def _doubt_all(self, record: CommitRecord, base: CommitRecord | None) -> set[str]:
+        """Doubt what a commit on top of ``base`` has moved; the keys that are let go."""
+        self._doubt(record)
+        if base is None:
+            return set()
+        old = {self._layout.plain_of(base, entry) for entry in base.files}
+        gone = old - {self._layout.plain_of(record, entry) for entry in record.files}
+        for key in gone:
+            self._journal.doubt(key)
+        return gone
 
     def refresh(self) -> None:
         """Bring the plain keys up to the newest commit, by copies within the store.

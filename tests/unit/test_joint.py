@@ -28,7 +28,7 @@ from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.transfer import Transfer
 from syncd.units import Unit, units
-from tests.workbench import LAYOUT
+from tests.workbench import LAYOUT, restore_newest
 
 
 class Together:
@@ -185,3 +185,44 @@ def test_local_checkpoint_of_one_of_several_is_not_gone_on_from(
         settings = load_settings(Environment({**environ, **more}, tmp_path / ".env"))
         assert manual.restore(settings, None, None, False, False, 0.0) == code
     assert "is not gone on from: others may lack it" in capsys.readouterr().err
+
+
+def test_no_rank_copies_from_a_plain_key_that_another_has_refreshed(tmp_path: Path) -> None:
+    """A counter of one digit, which a small file of the next step equals as it was before."""
+    store = DirectoryStore(tmp_path / "bucket")
+    (tmp_path / "bucket").mkdir()
+    disks = [tmp_path / "0", tmp_path / "1"]
+    made = [publisher(disk, store, n) for n, disk in enumerate(disks)]
+
+    def count(text: str) -> None:
+        path = disks[0] / "checkpoints/run/epoch.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        tree = scan(disks[0] / "checkpoints")
+        assert tree
+        unit = next(unit for unit in units(tree) if unit.path == "run/epoch.txt")
+        assert unit.companion
+        assert made[0].publish(unit, "companion")
+        made[1]._ranks.look()
+
+    for rank, disk in enumerate(disks):  # a step lies there, so that the counter is no set
+        for step in (5, 10):
+            folder = disk / f"checkpoints/run/step_{step}"
+            folder.mkdir(parents=True)
+            (folder / f"__{rank}_0.distcp").write_bytes(bytes([step + rank]) * 1000)
+            (folder / f"rank_{rank}.txt").write_text(str(rank))
+            if rank == 0:
+                (folder / ".metadata").write_bytes(b"meta")
+    for text in ("1", "2"):
+        count(text)
+
+    def work(rank: int) -> CommitRecord | None:
+        path = "run/step_10"
+        return until_done(lambda: made[rank].publish(unit_of(disks[rank], rank, path), "dcp"))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (0, 1)))
+    record = restore_newest(tmp_path / "bucket", tmp_path / "back")
+    assert record
+    assert record.checkpoint == "run/step_10"
+    assert (tmp_path / "back/run/step_10/rank_1.txt").read_text() == "1"
