@@ -19,7 +19,8 @@ from syncd.opening import JOURNAL, open_journal, store_identity
 from syncd.parts import of_rank
 from syncd.place import alone, clear_staging, keep
 from syncd.records import CommitRecord, Layout
-from syncd.restore import Replace, Restored, Restorer
+from syncd.restore import Restorer
+from syncd.restored import LetGo, Replace, Restored, is_meant
 from syncd.scan import scan
 from syncd.seat import newest_seen
 from syncd.series import series, step_of
@@ -29,6 +30,10 @@ from syncd.units import Unit, units
 from syncd.unproven import UnprovenRestorer
 
 _OK, _UNREACHABLE, _NOT_INTACT = 0, 1, 3
+
+_LET_GO = 5
+"""Times that a restore begins anew because retention deletes what it is fetching."""
+_DELETED = "syncd: retention deletes each commit before it has come: raise SYNCD_KEEP_LAST"
 
 _NEW = "nothing to restore, a new training can start"
 
@@ -88,7 +93,14 @@ class Comeback:
             with alone(root, lambda: self._say(f"syncd: {root}: waiting for another restore")):
                 clear_staging(root)
                 found = self._restorer.commits() if commits is None else list(commits)
-                return self._run(root, request, found)
+                for _ in range(_LET_GO):
+                    try:
+                        return self._run(root, request, found)
+                    except LetGo as gone:
+                        self._say(f"syncd: retention has deleted {gone} meanwhile: looking again")
+                        found = self._restorer.commits()
+                self._say(_DELETED)
+                return _UNREACHABLE
         except Permanent as error:
             self._say(f"syncd: {error.explain()}")
             return _UNREACHABLE
@@ -106,7 +118,7 @@ class Comeback:
             self._restorer.check_memory(newest_seen(journal, store_identity(self._settings)))
         if self._restorer.parting:
             self._say(f"syncd: WARNING: {self._restorer.parting.words()}")
-        chosen = [c for c in commits if at is None or _is(c, at)]
+        chosen = [c for c in commits if at is None or is_meant(c, at)]
         if at is not None and not chosen:
             words = f"has no checkpoint {at!r}; python -m syncd ls shows all"
             self._say(f"syncd: {self._settings.title} {words}")
@@ -386,12 +398,3 @@ class Comeback:
         if result.restored:
             self._say("syncd: the formats were checked; the first flush commits what is on disk")
         return _OK if result.restored else _NOT_INTACT
-
-
-def _is(commit: CommitRecord | Corrupt, at: str) -> bool:
-    if isinstance(commit, Corrupt):
-        return False
-    at, _, number = at.partition("#")
-    if number and (str(commit.seq) != number or not at):
-        return str(commit.seq) == number
-    return commit.checkpoint == at.strip("/") or commit.checkpoint.endswith(f"/{at.strip('/')}")

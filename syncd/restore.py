@@ -6,7 +6,6 @@ durable, and then takes its place by one rename: a kill at any moment leaves the
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import os
 import re
@@ -15,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from syncd.alongside import Along, bring_along, is_companion, noted, places_of
@@ -34,6 +32,7 @@ from syncd.place import (
 )
 from syncd.profiles import by_name
 from syncd.records import CommitRecord, FileEntry, Layout
+from syncd.restored import LetGo, Replace, Restored
 from syncd.stores.base import ObjectStore
 from syncd.stores.durable import sync_folder
 
@@ -47,29 +46,6 @@ _GROUP = 256
 
 _GROUPS = 4
 """Workers for such groups; of each many files are under way."""
-
-
-class Replace(enum.Enum):
-    """What becomes of something that is where a checkpoint belongs."""
-
-    NO = "it stays, and the restore is refused"
-    KEEP = "it is put aside, under a hidden name"
-    DROP = "it is deleted"
-
-
-@dataclass
-class Restored:
-    """What a restore did."""
-
-    record: CommitRecord | None = None
-    rejected: list[str] = field(default_factory=list)
-    """Newer commits that were not intact: which, and why."""
-
-    put_aside: Path | None = None
-    """Where that lies now which was in the checkpoint's place."""
-
-    along: Along = field(default_factory=Along)
-    """What lay beside it."""
 
 
 class Restorer:
@@ -127,7 +103,8 @@ class Restorer:
     ) -> Restored:
         """Restore the first of ``commits`` that is intact, and what lay beside it.
 
-        Permanent if its place is taken and ``replace`` does not allow to take it.
+        Permanent if its place is taken and ``replace`` does not allow to take it. LetGo if
+        retention has deleted one meanwhile, and there are others by now.
         """
         result = Restored()
         candidates = [c for c in commits if isinstance(c, Corrupt) or not is_companion(c)]
@@ -143,6 +120,8 @@ class Restorer:
                     result.record = commit
                     result.along = self.bring_along(commit, commits, root)
             except (Corrupt, ValueError, OverflowError) as error:
+                if commit.seq not in self._log.numbers():
+                    raise LetGo(f"{commit.checkpoint} (commit {commit.seq})") from None
                 result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
                 continue
             break
@@ -172,12 +151,8 @@ class Restorer:
             check_parents(root, record.checkpoint)
             with suppress(FileNotFoundError):
                 (root / record.checkpoint).lstat()
-        taken = next((root / p for p in places_of(record) if os.path.lexists(root / p)), None)
-        if replace is Replace.NO and taken:
-            raise Permanent(
-                f"{taken} is there already",
-                hint="restore with --force to replace it, or --to another directory",
-            )
+        if replace is Replace.NO:
+            self._check_free(root, record)
         root.mkdir(parents=True, exist_ok=True)
         self._check_space(root, record, room)
         self._on_begin(record)
@@ -187,11 +162,22 @@ class Restorer:
             self._fetch_all(record, content)
             inode = content.lstat().st_ino
             beside = [entry.path for entry in record.files] if record.beside else []
-            keep = replace is Replace.KEEP
+            if replace is Replace.NO:
+                self._check_free(root, record)  # a trainer may have written there meanwhile
+            keep = replace is not Replace.DROP
             note = Note(record.checkpoint, inode, keep, *_tracker(record), beside)
             return take_place(staging, root, note)
         finally:
             remove(staging)
+
+    @staticmethod
+    def _check_free(root: Path, record: CommitRecord) -> None:
+        taken = next((root / p for p in places_of(record) if os.path.lexists(root / p)), None)
+        if taken:
+            raise Permanent(
+                f"{taken} is there already",
+                hint="restore with --force to replace it, or --to another directory",
+            )
 
     def _check_space(self, root: Path, record: CommitRecord, room: int) -> None:
         free = shutil.disk_usage(root).free - room

@@ -14,7 +14,7 @@ from syncd import logsqlite, place, restore
 from syncd.errors import GaveWay, Permanent
 from syncd.place import REPLACED
 from syncd.records import CommitRecord
-from syncd.restore import Replace
+from syncd.restored import Replace
 from syncd.running import Pacer, hold_still
 from syncd.scan import scan
 from syncd.snapshot import Snapshots

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import Permanent
-from syncd.restore import Replace
+from syncd.restored import Replace
 from syncd.retention import prune_local
 from syncd.scan import scan
 from syncd.units import units

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncd.clock import SystemClock
+from syncd.comeback import Comeback, Request
+from syncd.config import Settings
 from syncd.errors import Corrupt, Permanent
 from syncd.place import STAGING, clear_staging
 from syncd.records import CommitRecord
-from syncd.restore import Replace
+from syncd.restore import Restorer
+from syncd.restored import Replace
+from syncd.retention import Retention
 from syncd.stores.directory import DirectoryStore
 from tests.workbench import LAYOUT, Machine, age, restore_newest, restorer, tree
 
@@ -278,3 +284,66 @@ def test_recipe_state_of_an_epoch_whose_weights_never_came_is_not_brought(tmp_pa
     assert record
     assert record.checkpoint == "out/epoch_1"
     assert (tmp_path / "two/out/recipe_state/recipe_state.pt").read_bytes() == pickled(1)
+
+
+class Pruned:
+    """A store in which training goes on elsewhere while the second large file is fetched."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._store = DirectoryStore(machine.bucket)
+        self._reads = 0
+        self.name, self.capabilities = self._store.name, self._store.capabilities
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def read(self, key: str, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+        self._reads += "/checkpoints/" in key
+        if self._reads == 2:
+            for step in (3, 4, 5):
+                save_large(self._machine, step)
+            Retention(self._store, LAYOUT, SystemClock()).prune(2)
+        return self._store.read(key, *args, **kwargs)
+
+
+def save_large(machine: Machine, step: int) -> None:
+    for name in ("model", "optim"):
+        machine.write(f"run/step-{step}/{name}.bin", bytes([step]) * 3_000_000)
+    machine.commit_all()
+
+
+def test_what_retention_deletes_while_it_is_fetched_is_left_for_what_is_newer(
+    machine: Machine, tmp_path: Path
+) -> None:
+    for step in (1, 2):
+        save_large(machine, step)
+    store: Any = Pruned(machine)
+    words: list[str] = []
+    root = tmp_path / "two"
+    settings = Settings(checkpoint_dir=root, state_dir=tmp_path / "state", cloud_prefix="eigen2")
+    back = Restorer(store, LAYOUT, machine.transfer.files)
+    comeback = Comeback(settings, back, machine.transfer, words.append)
+    assert comeback.run(Request()) == 0
+    assert sorted(tree(root / "run/step-5")) == ["model.bin", "optim.bin"]
+    assert not (root / "run/step-2").exists()
+    assert "syncd: retention has deleted run/step-2 (commit 4) meanwhile: looking again" in words
+
+
+def test_what_a_trainer_writes_while_it_is_fetched_stays(machine: Machine, tmp_path: Path) -> None:
+    """Where nothing may be replaced: what is brought beside a checkpoint, or asked for by name."""
+    save_large(machine, 1)
+    target = tmp_path / "two/run/step-1"
+
+    class Trained(DirectoryStore):
+        def read(self, key: str, *args: Any, **kwargs: Any) -> Iterator[bytes]:
+            if "optim" in key:
+                target.mkdir(parents=True)
+                (target / "model.bin").write_bytes(b"mine")
+            return super().read(key, *args, **kwargs)
+
+    store = Trained(machine.bucket)
+    back = Restorer(store, LAYOUT, machine.transfer.files)
+    with pytest.raises(Permanent, match="is there already"):
+        back.restore_newest(back.commits(), tmp_path / "two")
+    assert tree(tmp_path / "two") == {"run/step-1/model.bin": b"mine"}

@@ -19,7 +19,7 @@ from syncd.errors import Corrupt, Permanent
 from syncd.journal import Journal
 from syncd.pathrules import link_stays_inside
 from syncd.records import CommitRecord, parse_record
-from syncd.restore import Replace
+from syncd.restored import Replace
 from tests.workbench import LAYOUT, Machine, restorer
 
 Document = dict[str, Any]
