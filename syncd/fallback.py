@@ -24,6 +24,7 @@ from syncd.errors import Corrupt, StoreError
 from syncd.ondisk import newest_local
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
+from syncd.restored import Damaged
 from syncd.series import series, step_of
 from syncd.transfer import Transfer
 
@@ -106,10 +107,34 @@ class Fallback:
                 if may_take and self._take(mirror, request, retry_for, newer) == _OK:
                     return _OK, ""
             comeback = Comeback(self._settings, restorer, transfer, self._say)
-            code = comeback.run(request, commits)
+            restorer.mirrored = bool(mirror) and request.is_plain and not self._together
+            try:
+                code = comeback.run(request, commits)
+            except Damaged as damage:
+                if mirror and self._mends(mirror, request, retry_for, damage):
+                    return _OK, ""
+                restorer.mirrored = False
+                code = comeback.run(request, commits)
         if code == _NOT_INTACT:
             return code, "it holds nothing intact"
         return code, "it does not hold what was asked for" if comeback.found_nothing else ""
+
+    def _mends(self, mirror: Settings, request: Request, retry_for: float, damage: Damaged) -> bool:
+        """Whether the mirror has what is damaged in the first store, and it came from there."""
+        self._say(f"syncd: WARNING: NOT INTACT in the first store: {damage}; trying the mirror")
+        try:
+            with self._reading(mirror, retry_for=retry_for) as (restorer, _):
+                content = _content(damage.record)
+                commits = restorer.commits()
+        except StoreError as error:
+            self._say(f"syncd: the mirror cannot be used: {error.explain()}")
+            return False
+        known = [(n, c) for n, c in enumerate(commits) if isinstance(c, CommitRecord)]
+        first = next((n for n, c in known if _content(c) == content), None)
+        if first is None:
+            self._say("syncd: the mirror does not hold it")
+            return False
+        return self._take(mirror, request, retry_for, commits[first:]) == _OK
 
     def _second(
         self,

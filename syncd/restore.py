@@ -32,7 +32,7 @@ from syncd.place import (
 )
 from syncd.profiles import by_name
 from syncd.records import CommitRecord, FileEntry, Layout
-from syncd.restored import LetGo, Replace, Restored
+from syncd.restored import Damaged, LetGo, Replace, Restored
 from syncd.stores.base import ObjectStore
 from syncd.stores.durable import sync_folder
 
@@ -75,6 +75,9 @@ class Restorer:
         self.parting: Parting | None = None
         """Histories that go on side by side, as far as the last look at the commits has shown."""
 
+        self.mirrored = False
+        """Whether another store may hold intact what is not so here."""
+
     def commits(self) -> list[CommitRecord | Corrupt]:
         """Every commit, newest first; a broken record comes as its error."""
         numbers = self._numbers = self._log.numbers()
@@ -104,7 +107,8 @@ class Restorer:
         """Restore the first of ``commits`` that is intact, and what lay beside it.
 
         Permanent if its place is taken and ``replace`` does not allow to take it. LetGo if
-        retention has deleted one meanwhile, and there are others by now.
+        retention has deleted one meanwhile, and there are others by now. Damaged at the first
+        that is not intact, where it is ``mirrored``.
         """
         result = Restored()
         candidates = [c for c in commits if isinstance(c, Corrupt) or not is_companion(c)]
@@ -120,9 +124,12 @@ class Restorer:
                     result.record = commit
                     result.along = self.bring_along(commit, commits, root)
             except (Corrupt, ValueError, OverflowError) as error:
+                name = f"{commit.checkpoint} (commit {commit.seq})"
                 if commit.seq not in self._log.numbers():
-                    raise LetGo(f"{commit.checkpoint} (commit {commit.seq})") from None
-                result.rejected.append(f"{commit.checkpoint} (commit {commit.seq}): {error}")
+                    raise LetGo(name) from None
+                if self.mirrored:
+                    raise Damaged(commit, f"{name}: {error}") from None
+                result.rejected.append(f"{name}: {error}")
                 continue
             break
         return result

@@ -38,6 +38,15 @@ class LetGo(Exception):
     """Retention has deleted a commit while it was being restored."""
 
 
+class Damaged(Exception):
+    """A commit is not intact, and an older one has to be taken unless another store has it."""
+
+    def __init__(self, record: CommitRecord, words: str) -> None:
+        """``words`` say what is wrong with it."""
+        super().__init__(words)
+        self.record = record
+
+
 def is_meant(commit: CommitRecord | Corrupt, at: str) -> bool:
     """Whether ``at`` names a commit: by the end of its path, its number, or both (``run#7``)."""
     if isinstance(commit, Corrupt):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from syncd import manual
+from syncd.config import Environment, load_settings
 from syncd.errors import Corrupt
 from syncd.fallback import newer_in
 from syncd.records import CommitRecord, FileEntry
+from tests.workbench import LAYOUT, Machine, age, tree
 
 
 def commit(
@@ -60,3 +65,30 @@ def test_where_retention_has_cut_the_logs_apart(record: CommitRecord, sure: bool
     first = [commit(20), commit(10)]
     newer, doubt = newer_in([record], first[0], first)
     assert (newer, doubt) == (([record], None) if sure else ([], record))
+
+
+@pytest.mark.parametrize("mirror_has_it", [True, False])
+def test_what_is_damaged_in_the_first_store_comes_from_the_mirror(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mirror_has_it: bool
+) -> None:
+    """Rather than an older one from the first."""
+    stores = [Machine(tmp_path / name, tmp_path / f"bucket {name}").start() for name in "ab"]
+    for step in (1, 2):
+        for machine in stores[: 2 if step == 1 or mirror_has_it else 1]:
+            age(machine.write(f"run/step-{step}/w.bin", bytes([step]) * 1000), 100 - step)
+            machine.commit_all()
+    (stores[0].bucket / LAYOUT.plain("run/step-2/w.bin")).write_bytes(b"bad")
+    environ = {
+        "CLOUD_PROVIDER": "local",
+        "CLOUD_BUCKET": str(stores[0].bucket),
+        "CLOUD_MIRROR": f"file://{stores[1].bucket}",
+        "CHECKPOINT_DIR": str(tmp_path / "back"),
+        "SYNCD_STATE_DIR": str(tmp_path / "state"),
+    }
+    settings = load_settings(Environment(environ, tmp_path / ".env"))
+    assert manual.restore(settings, None, None, False, False, 0.0) == 0
+    step = 2 if mirror_has_it else 1
+    assert sorted(tree(tmp_path / "back/run")) == [f"step-{step}/w.bin"]
+    words = capfd.readouterr().err
+    assert "NOT INTACT in the first store: run/step-2 (commit 2)" in words
+    assert ("of the mirror" in words) == mirror_has_it
