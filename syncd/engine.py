@@ -8,7 +8,6 @@ import secrets
 import threading
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 from syncd import leftovers
 from syncd.alongside import is_companion
@@ -18,8 +17,8 @@ from syncd.commit import Publisher
 from syncd.compacted import Compactor
 from syncd.config import Settings
 from syncd.errors import NeedsOperator, StoreError, SyncdError
-from syncd.flushing import flush
-from syncd.health import Health, Waiting
+from syncd.flushing import FlushReport, flush
+from syncd.health import Health
 from syncd.joint import JointPublisher
 from syncd.journal import Journal
 from syncd.logs import LogShipper
@@ -52,6 +51,9 @@ PACKING = "packing"
 _SETTLE_JOURNAL = 5.0
 """Seconds between looks whether a journal that is in memory only can be on disk again."""
 
+_NO_FOLDER = 1800.0
+"""Seconds in which a trainer makes its folder, if anybody does."""
+
 _SWEEPS = 10.0
 """Seconds that a flush by hand gives to the search for forgotten uploads."""
 
@@ -60,23 +62,6 @@ _OTHERS = 15.0
 
 _SETTLES = 5
 """How many times SYNCD_SETTLE a flush waits for what is being written as it begins."""
-
-
-@dataclass(frozen=True)
-class FlushReport:
-    """What a flush leaves: ``failed`` names what is complete and not safe."""
-
-    committed: int
-    logs: int
-    failed: tuple[tuple[str, str], ...]
-    incomplete: tuple[Waiting, ...]
-    newer: tuple[tuple[str, str], ...] = ()
-    """What is not sent and newer than all that is safe, and why not."""
-
-    @property
-    def safe(self) -> bool:
-        """Whether everything complete on disk is committed."""
-        return not self.failed
 
 
 class Engine:
@@ -106,6 +91,7 @@ class Engine:
         self._ends = ends
         self._halt = threading.Event()
         self._journal_at = 0.0
+        self._there = clock.monotonic()
         self.journal = journal
         self.health = health
         self.clock = clock
@@ -228,6 +214,17 @@ class Engine:
             self.health.red("journal", words, hint)
         else:
             self.health.green("journal")
+
+    def mind_folder(self) -> None:
+        """A folder whose name is mistyped holds nothing, for ever, and all of that is safe."""
+        folder, now = self.settings.checkpoint_dir, self.clock.monotonic()
+        if folder.is_dir():
+            self._there = now
+            self.health.green("folder")
+        elif now - self._there >= _NO_FOLDER:
+            words = f"CHECKPOINT_DIR {folder} is not there"
+            if self.health.red("folder", words, "correct CHECKPOINT_DIR, or start the trainer"):
+                log.error("%s", words)
 
     def disconnect(self) -> None:
         """Let go of the store."""

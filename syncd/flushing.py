@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.commit import Publisher
+from syncd.health import Waiting
 from syncd.pipeline import Ends, Pipeline
+
+
+@dataclass(frozen=True)
+class FlushReport:
+    """What a flush leaves: ``failed`` names what is complete and not safe."""
+
+    committed: int
+    logs: int
+    failed: tuple[tuple[str, str], ...]
+    incomplete: tuple[Waiting, ...]
+    newer: tuple[tuple[str, str], ...] = ()
+    """What is not sent and newer than all that is safe, and why not."""
+
+    @property
+    def safe(self) -> bool:
+        """Whether everything complete on disk is committed."""
+        return not self.failed
 
 
 def flush(

@@ -19,8 +19,9 @@ from typing import Any
 from syncd.backlog import Look
 from syncd.clock import Clock
 from syncd.config import Environment, Settings
-from syncd.engine import Engine, FlushReport
+from syncd.engine import Engine
 from syncd.errors import Fenced, NeedsOperator, SettingsError, StoreError, Transient
+from syncd.flushing import FlushReport
 from syncd.health import Health
 from syncd.opening import open_journal, store_identity
 from syncd.pace import RateLimit
@@ -267,6 +268,7 @@ class Line:
             self._mind()
             engine.mind_journal()
             self._watcher.ensure(self._clock.monotonic())
+            engine.mind_folder()
             look = engine.step(self._may_not)
             self._mind_turn(look)
             self.health.watching = self._watcher.problem or "events and scans"

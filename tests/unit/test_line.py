@@ -12,8 +12,10 @@ import pytest
 from syncd.backlog import Look
 from syncd.clock import SystemClock
 from syncd.config import Environment, load_settings
+from syncd.engine import Engine
 from syncd.health import Health, Waiting
 from syncd.line import Ending, Line
+from syncd.opening import open_journal
 from syncd.profiles import SET
 from syncd.spare import Spare
 from syncd.units import Unit
@@ -114,3 +116,22 @@ def test_who_rests_goes_on_when_there_is_no_time(
     assert line.report
     assert line.report.safe
     assert line.health.snapshot()["commits"] == 1
+
+
+def test_a_folder_that_nobody_makes_is_told(tmp_path: Path) -> None:
+    """Its name is mistyped: all that is in it is safe, for ever."""
+    clock = FakeClock()
+    root = tmp_path / "chekpoints"
+    environ = {"CHECKPOINT_DIR": str(root), "SYNCD_STATE_DIR": str(tmp_path / "state")}
+    settings = load_settings(Environment(environ, tmp_path / ".env"))
+    health = Health(clock)
+    engine = Engine(settings, open_journal(settings), health, clock, threading.Event())
+    clock.sleep(1799)
+    engine.mind_folder()
+    assert health.reasons() == []
+    clock.sleep(2)
+    engine.mind_folder()
+    assert f"CHECKPOINT_DIR {root} is not there" in health.reasons()[0].message
+    root.mkdir()
+    engine.mind_folder()
+    assert health.reasons() == []
