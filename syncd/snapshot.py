@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from syncd.errors import Changed
 from syncd.filestat import Stat
@@ -57,7 +58,7 @@ class Snapshot:
     def add(self, path: str, source: Path, seen: Stat) -> None:
         """Copy one member; Changed if it is another one by now."""
         target = self._folder / str(len(self._files))
-        with source.open("rb") as old, target.open("xb") as new:
+        with _opened(source) as old, target.open("xb") as new:
             _check(old.fileno(), seen)
             if not _share_blocks(old.fileno(), new.fileno()):
                 _copy(old.fileno(), new.fileno(), seen)
@@ -70,7 +71,7 @@ class Snapshot:
         Changed if it is begun anew meanwhile.
         """
         target = self._folder / str(len(self._files))
-        with source.open("rb") as old, target.open("xb") as new:
+        with _opened(source) as old, target.open("xb") as new:
             seen = os.fstat(old.fileno())
             left = seen.st_size
             while left and (chunk := old.read(min(left, _CHUNK))):
@@ -181,6 +182,11 @@ class Snapshots:
         limit = int(free * _SHARE) if most is None else min(most, free)
         if need > limit:
             raise NoRoom(f"a snapshot needs {need / 1e6:.0f} MB and may take {limit / 1e6:.0f}")
+
+
+def _opened(source: Path) -> BinaryIO:
+    """A member that may have been replaced meanwhile: by a pipe, whose other end never comes."""
+    return os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def _check(source: Path | int, seen: Stat) -> None:

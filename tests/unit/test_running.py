@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from syncd.clock import SystemClock
 from syncd.companions import grows
 from syncd.detect import Verdict
+from syncd.errors import Changed
 from syncd.filestat import Stat
 from syncd.flushing import flush
 from syncd.profiles import COMPANION
 from syncd.records import CommitRecord
 from syncd.running import Pacer, hold_still
-from syncd.snapshot import Snapshots
+from syncd.snapshot import Snapshot, Snapshots
 from syncd.units import Unit
 from tests.clocks import FakeClock
 from tests.unit.test_detect import Desk
@@ -353,3 +355,15 @@ def test_what_is_a_log_by_its_name() -> None:
         "vectors.csv", "config.yaml", "metrics.bin", "changelog.md", "history.json", "model.json",
     ):  # fmt: skip
         assert not grows(name), name
+
+
+def test_a_member_that_has_become_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
+    """Whoever opens it waits for the other end, which never comes."""
+    snapshot = Snapshot(tmp_path / "copy")
+    member = tmp_path / "w.bin"
+    member.write_bytes(b"weights")
+    seen = Stat.of(member.lstat())
+    member.unlink()
+    os.mkfifo(member)
+    with pytest.raises(Changed):
+        snapshot.add("w.bin", member, seen)
