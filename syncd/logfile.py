@@ -45,11 +45,17 @@ class LogFile:
         self._read = reader(self._fd)
         self._edges: list[int] = []
         try:
-            self.stat = Stat.of(os.fstat(self._fd))
+            self.stat = self._stat()
             self.kind = kind_of(Path(path).name, self.read(0, min(HEAD, self.stat.size)))
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _stat(self) -> Stat:
+        try:
+            return Stat.of(os.fstat(self._fd))
+        except OSError as error:  # of a network file system that has lost it
+            raise Permanent(f"{self.place} cannot be read: {error.strerror}") from error
 
     def __enter__(self) -> LogFile:
         return self

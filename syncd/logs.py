@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import posixpath
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from syncd.clock import Clock, SystemClock
-from syncd.errors import Changed, Conflict, Corrupt, Permanent
+from syncd.errors import Changed, Conflict, Corrupt, Permanent, StoreError
 from syncd.filestat import Stat
 from syncd.health import Health
 from syncd.journal import Journal, LogSent
@@ -20,6 +21,7 @@ from syncd.logfile import SIDE, LogFile
 from syncd.logframes import Kind
 from syncd.logobjects import LogObjects
 from syncd.logsqlite import snapshot
+from syncd.others import printable
 from syncd.records import Layout
 from syncd.scan import files_below
 from syncd.sqlitefiles import SIDE_FILES
@@ -95,7 +97,9 @@ class LogShipper:
 
     def waiting(self) -> list[Pending]:
         """Log files that have changed since they were sent."""
-        files = dict(files_below(self._root, self._exclude))
+        unreadable: dict[str, str] = {}
+        files = dict(files_below(self._root, self._exclude, unreadable))
+        self._tell_folders(unreadable)
         if not all(_nameable(path) for path in files):
             self._health.red("log name", "a log's name is not UTF-8: it is not copied", "rename it")
         sent, now, found = self._journal.logs(), self._clock.monotonic(), []
@@ -115,6 +119,16 @@ class LogShipper:
         for path in self._tracks.keys() - files.keys():
             del self._tracks[path]
         return found
+
+    def _tell_folders(self, unreadable: dict[str, str]) -> None:
+        """Folders that cannot be looked into, each a reason for red, by itself too."""
+        bad = {f"log folder {printable(path)}": words for path, words in unreadable.items()}
+        for reason in self._health.reasons("log folder "):
+            if reason.code not in bad:
+                self._health.green(reason.code)
+        for code, words in bad.items():
+            hint = "give the user of syncd permission, or see whether its disk is there"
+            self._health.red(code, f"logs cannot be looked at: {printable(words)}", hint)
 
     def _belongs_to_database(self, path: str, files: dict[str, Stat]) -> bool:
         for end in SIDE_FILES:
@@ -155,7 +169,7 @@ class LogShipper:
         return moves
 
     def _is_there(self, path: str) -> bool:
-        return (self._root / path).exists()
+        return os.path.lexists(self._root / path)
 
     def _holds(self, path: str, sent: LogSent) -> bool | None:
         """Whether a file begins with what was sent; None if that cannot be asked."""
@@ -252,30 +266,36 @@ class LogShipper:
         self, objects: LogObjects, item: Pending, source: LogSent | None, flush: bool
     ) -> int:
         """Send one file; what is wrong with it alone holds up no other. Whether anything went."""
-        code = f"skipped log {item.path}"
         try:
             went = self._one(objects, item, source, flush)
         except (Changed, Conflict):
             return 0  # rotated, cut or overtaken just now: its new self is seen at the next look
         except (Permanent, Corrupt) as error:
-            if self._health.red(code, error):
-                log.error("log %s is not copied: %s", item.path, error.explain())
-            return 0
-        self._health.green(code)
+            return self._skipped(item, error)
+        except OSError as error:  # the disk of the log, or that of the copies
+            words = f"{error.filename or item.path}: {error.strerror or error}"
+            hint = "see whether its disk is there, and SYNCD_STATE_DIR full or not writable"
+            return self._skipped(item, Permanent(words, hint=hint))
+        self._health.green(f"skipped log {item.path}")
         return went
+
+    def _skipped(self, item: Pending, error: StoreError) -> int:
+        if self._health.red(f"skipped log {item.path}", error):
+            log.error("log %s is not copied: %s", item.path, error.explain())
+        return 0
 
     def _one(self, objects: LogObjects, item: Pending, source: LogSent | None, flush: bool) -> int:
         with LogFile(item.path, self._root / item.path) as file:
             if file.kind is not Kind.SQLITE:
                 return self._stream(objects, item, file, source, flush)
-        self._scratch.mkdir(parents=True, exist_ok=True)
         copy = self._scratch / "database.sqlite"
         try:
             snapshot(self._root / item.path, copy)
             with LogFile(item.path, copy) as file:
                 made = objects.bring(file, item.sent, file.stat.size, fresh=True)
         finally:
-            copy.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where none could be made, there may be no folder
+                copy.unlink()
         self._went(item, made, item.seen, rewritten=True)
         return 1
 

@@ -46,9 +46,9 @@ def snapshot(source: Path, target: Path, stop: Callable[[], bool] = lambda: Fals
 
 
 def _snapshot(source: Path, target: Path, stop: Callable[[], bool]) -> None:
-    _check_room(source, target.parent)
-    target.unlink(missing_ok=True)
     try:
+        _check_room(source, target.parent)
+        target.unlink(missing_ok=True)
         if _needs_a_copy(source):
             _from_copy(source, target, stop)
             return
@@ -65,7 +65,10 @@ def _snapshot(source: Path, target: Path, stop: Callable[[], bool]) -> None:
     except FileNotFoundError:
         raise Changed(f"{source} vanished while it was copied") from None
     except OSError as error:
-        raise Permanent(f"{source} cannot be copied: {error.strerror}") from error
+        raise Permanent(
+            f"{source} cannot be copied: {error.filename or source}: {error.strerror}",
+            hint="see whether SYNCD_STATE_DIR is full, or not writable",
+        ) from error
 
 
 def _needs_a_copy(source: Path) -> bool:
@@ -118,10 +121,15 @@ def _from_copy(source: Path, target: Path, stop: Callable[[], bool]) -> None:
 
 
 def _stats(source: Path) -> list[Stat | None]:
-    return [
-        Stat.of(path.stat()) if (path := _beside(source, name)).exists() else None
-        for name in ("", "-wal", "-journal")
-    ]
+    return [_stat(_beside(source, name)) for name in ("", "-wal", "-journal")]
+
+
+def _stat(path: Path) -> Stat | None:
+    """None if it is not there: a journal comes and goes with each of its writer's commits."""
+    try:
+        return Stat.of(path.stat())
+    except FileNotFoundError:
+        return None
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -232,12 +232,24 @@ def scan(root: Path, exclude: tuple[str, ...] = (), joined: bool = True) -> Fold
     return top
 
 
-def files_below(root: Path, exclude: tuple[str, ...] = ()) -> Iterator[tuple[str, Stat]]:
+def files_below(
+    root: Path, exclude: tuple[str, ...] = (), unreadable: dict[str, str] | None = None
+) -> Iterator[tuple[str, Stat]]:
     """Every file below ``root`` with its path, folder by folder, in little memory.
 
-    Files whose names say that they are not finished are left out.
+    Files whose names say that they are not finished are left out. ``unreadable`` gathers what
+    could not be looked at, as that of a scan does; the root itself has the path "".
     """
-    top = Scanner(root, exclude, joined=False).top()
+    scanner = Scanner(root, exclude, joined=False)
+    if unreadable is not None:
+        scanner.unreadable = unreadable
+    try:
+        top = scanner.top()
+    except OSError as error:  # a file system over a network that is gone, or what is above it
+        if unreadable is None:
+            raise
+        scanner._cannot("", str(root), error)
+        return
     pending = [("", top)] if top else []
     while pending:
         prefix, folder = pending.pop()

@@ -145,6 +145,35 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
         snapshot(path, tmp_path / "state/copy")
 
 
+def test_a_journal_that_vanishes_between_two_looks_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, exists = tmp_path / "a.db", Path.exists
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for table in "ab":
+            db.execute(f"CREATE TABLE {table} (n)")
+    (tmp_path / "a.db-journal").touch()
+
+    def vanishing(asked: Path) -> bool:
+        there = exists(asked)
+        if asked.name == "a.db-journal":  # its writer commits just now
+            asked.unlink(missing_ok=True)
+        return there
+
+    monkeypatch.setattr(Path, "exists", vanishing)
+    snapshot(path, tmp_path / "state/copy")
+    assert proven(tmp_path / "state/copy") == 0
+
+
+def test_a_folder_that_takes_no_copy_is_named(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
+        db.execute("CREATE TABLE a (n)")
+    (tmp_path / "state").write_bytes(b"a file where a folder must be")
+    with pytest.raises(Permanent, match=r"a\.db cannot be copied: .*state") as caught:
+        snapshot(tmp_path / "a.db", tmp_path / "state/logs/copy")
+    assert "SYNCD_STATE_DIR" in caught.value.hint
+
+
 def test_no_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from syncd import logsqlite
 

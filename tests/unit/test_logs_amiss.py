@@ -1,0 +1,101 @@
+"""What is wrong with one log, or with its folder, is said, and holds up no other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.logbench import Logger, lines, logger
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Logger:
+    return logger(tmp_path)
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_disk_that_takes_no_copy_of_a_database_holds_up_no_other(
+    one: Logger, flush: bool
+) -> None:
+    (one.disk / "state").write_bytes(b"a file where a folder must be")
+    with contextlib.closing(sqlite3.connect(one.logs / "a.db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE a (n)")
+    one.write("z/train.log", content := lines(2000))
+    assert one.ship(flush=flush) == 1
+    assert one.there("z/train.log") == content
+    (reason,) = one.health.reasons()
+    assert reason.code == "skipped log a.db"
+    assert "SYNCD_STATE_DIR" in reason.hint
+    (one.disk / "state").unlink()
+    assert one.ship(after=31, flush=flush) == 1
+    assert one.health.reasons() == []
+    assert one.names() == {"a.db", "z/train.log"}
+
+
+def test_a_disk_that_fails_under_one_log_holds_up_no_other(
+    one: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.write("a.log", lines(1))
+    one.write("b.log", content := lines(100))
+    real = os.fstat
+
+    def stale(fd: int) -> os.stat_result:
+        if Path(f"/proc/self/fd/{fd}").readlink().name == "a.log":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(fd)
+
+    monkeypatch.setattr(os, "fstat", stale)
+    assert one.ship() == 1
+    assert one.there("b.log") == content
+    (reason,) = one.health.reasons()
+    assert reason.code == "skipped log a.log"
+    assert "Stale file handle" in reason.message
+    monkeypatch.undo()
+    assert one.ship(after=31) == 1
+    assert one.health.reasons() == []
+
+
+@pytest.mark.parametrize("folder", ["", "run"])
+def test_a_folder_of_logs_that_cannot_be_looked_into_is_said(
+    one: Logger, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.write("run/train.log", content := lines(10))
+    one.write("other.log", lines(10))
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path == one.logs / folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for _ in range(2):
+        one.ship(flush=True)
+    assert one.names() == ({"other.log"} if folder else set())
+    (reason,) = one.health.reasons()
+    assert reason.code == f"log folder {folder}"
+    assert "Permission denied" in reason.message
+    monkeypatch.undo()
+    one.ship(after=31)
+    assert one.health.reasons() == []
+    assert one.there("run/train.log") == content
+
+
+def test_a_disk_of_logs_that_is_gone_is_said(one: Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    one.write("train.log", lines(10))
+
+    def stale(_path: Path) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "is_dir", stale)
+    assert one.ship(flush=True) == 0
+    assert "Stale file handle" in one.health.reasons()[0].message
+    monkeypatch.undo()
+    assert one.ship(after=31) == 1
+    assert one.health.reasons() == []
