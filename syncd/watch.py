@@ -270,9 +270,8 @@ class _Reader:
         with self._lock:
             number = self._notify.add_watch(full, _MASK)
             before = self._paths.get(number)
-            if before not in (None, path):  # it was moved here
-                self._numbers.pop(before or "", None)
-                self._spare.pop(before or "", None)
+            if before is not None and before != path:  # it was moved here
+                self._forget(number, before)
             fresh = path not in self._numbers
             self._paths[number] = path
             self._numbers[path] = number
@@ -290,19 +289,24 @@ class _Reader:
         if most < limit or not self._spare:
             return False
         with self._lock:
-            self._drop(next(iter(self._spare)))
+            path = next(iter(self._spare))
+            self._drop(self._numbers[path], path)
         return True
 
-    def _drop(self, path: str) -> None:
-        self._spare.pop(path, None)
-        number = self._numbers.pop(path, None)
-        if number is not None:
-            self._paths.pop(number, None)
-            self._unseen.discard(number)
-            try:
-                self._notify.rm_watch(number)
-            except OSError as error:
-                log.debug("watch %d of %s went by itself: %s", number, path, error)
+    def _drop(self, number: int, path: str) -> None:
+        del self._paths[number]
+        self._unseen.discard(number)
+        self._forget(number, path)
+        try:
+            self._notify.rm_watch(number)
+        except OSError as error:
+            log.debug("watch %d of %s went by itself: %s", number, path, error)
+
+    def _forget(self, number: int, path: str) -> None:
+        """This is not the watch of ``path`` any more; that of a folder made there since stays."""
+        if self._numbers.get(path) == number:
+            del self._numbers[path]
+            self._spare.pop(path, None)
 
     def begin(self) -> None:
         """From now on it is noted which watches are asked for again."""
@@ -314,7 +318,7 @@ class _Reader:
             for number in list(self._unseen):
                 path = self._paths.get(number)
                 if path:
-                    self._drop(path)
+                    self._drop(number, path)
 
     # -- events
 
@@ -341,9 +345,7 @@ class _Reader:
         if mask & (flags.IGNORED | flags.UNMOUNT):
             with self._lock:
                 self._paths.pop(number, None)
-                if self._numbers.get(path) == number:
-                    del self._numbers[path]
-                    self._spare.pop(path, None)
+                self._forget(number, path)
             self._gone |= not path
         if not path and mask & (flags.IGNORED | flags.UNMOUNT | flags.MOVE_SELF):
             self._watcher.overflow()

@@ -72,6 +72,31 @@ def test_folder_that_moves_is_known_by_its_new_name(tmp_path: Path, watcher: Wat
     assert "two" in take_all(watcher, "two").files_in
 
 
+@pytest.mark.parametrize("away", ["../archive", "archive"])
+def test_folder_that_takes_the_place_of_one_that_was_moved_stays_watched(
+    tmp_path: Path, watcher: Watcher, away: str
+) -> None:
+    root = tmp_path / "root"
+    for folder in (root / "run", root / away):
+        folder.mkdir()
+    for path in ("", "archive", "run"):
+        watcher.before_listing(path)
+    (root / "run").rename(root / away / "run")
+    (root / "run").mkdir()
+    watcher.begin_full()
+    for path in ("", "run", "archive", "archive/run"):
+        watcher.before_listing(path)
+    watcher.end_full()
+    (root / "run/file").write_bytes(b"x")
+    wait_until(lambda: "run" in watcher.take().files_in, "the file in the new folder", 10)
+    assert watcher._reader
+    there = {"", "run"} if away.startswith("..") else {"", "run", "archive", "archive/run"}
+    assert {
+        path for path in ("", "run", "archive", "archive/run") if watcher._reader.has(path)
+    } == there
+    assert watcher._reader.placed == len(there)
+
+
 def test_root_that_comes_late_goes_and_comes_back(tmp_path: Path, wake: threading.Event) -> None:
     root = tmp_path / "later"
     watcher = Watcher(root, wake)
