@@ -35,25 +35,25 @@ class LogFile:
         self.path = path
         self.place = place
         try:
-            self._fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self.fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             raise Changed(f"{place} vanished before it could be read") from None
         except OSError as error:
             raise Permanent(
                 f"{place} cannot be read: {error.strerror}", hint="check its permissions"
             ) from error
-        self._read = reader(self._fd)
+        self._read = reader(self.fd)
         self._edges: list[int] = []
         try:
             self.stat = self._stat()
             self.kind = kind_of(Path(path).name, self.read(0, min(HEAD, self.stat.size)))
         except BaseException:
-            os.close(self._fd)
+            os.close(self.fd)
             raise
 
     def _stat(self) -> Stat:
         try:
-            return Stat.of(os.fstat(self._fd))
+            return Stat.of(os.fstat(self.fd))
         except OSError as error:  # of a network file system that has lost it
             raise Permanent(f"{self.place} cannot be read: {error.strerror}") from error
 
@@ -61,7 +61,7 @@ class LogFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
     def read(self, start: int, count: int) -> bytes:
         """Exactly these bytes; Changed if the file was cut, Permanent if it cannot be read."""
@@ -72,7 +72,7 @@ class LogFile:
         if len(data) < count:
             raise Changed(f"{self.place} became shorter while it was read")
         if count > SIDE and hasattr(os, "posix_fadvise"):  # the trainer needs the memory
-            os.posix_fadvise(self._fd, start, count, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.fd, start, count, os.POSIX_FADV_DONTNEED)
         return data
 
     def print(self, size: int) -> str:

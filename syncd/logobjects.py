@@ -12,7 +12,7 @@ import logging
 import secrets
 from dataclasses import replace
 
-from syncd.errors import Conflict, NotFound, Permanent
+from syncd.errors import Changed, Conflict, NotFound, Permanent
 from syncd.journal import Journal, LogSent
 from syncd.logbudget import Budget
 from syncd.logfile import SIDE, LogFile, fingerprint
@@ -154,10 +154,13 @@ class LogObjects:
             edge = file.edge(sent.edge, until)
             until = edge if edge > sent.size else until
         tail = file.read(sent.size, until - sent.size)
+        mark = file.print(until)
+        if not file.holds(sent.size, sent.print):  # asked last: then all of it is of one content
+            raise Changed(f"{file.path} was written again while it was sent")
         base = ObjectInfo(sent.key, sent.size, sent.version, 0.0)
         self._budget.await_turn(sent.key)
         self._budget.spend(self._store.capabilities.append_requests)
-        self._intend(sent, mark := file.print(until))
+        self._intend(sent, mark)
         try:
             info = self._transfer.append(sent.key, base, tail, self._aside(file.path))
         except Conflict:
@@ -225,7 +228,7 @@ class LogObjects:
         else:
             self._budget.spend(2 + -(-end // self._transfer.part_size(end)))
             seen = file.stat._replace(size=end)
-            _, info = self._transfer.send(file.place, key, seen, condition, growing=True)
+            _, info = self._transfer.send(file.place, key, seen, condition, growing=file.fd)
             if not file.holds(end, mark):  # written again under our hands: sent again next time
                 mark = hashlib.sha256(mark.encode()).hexdigest()
         self._budget.wrote(key)

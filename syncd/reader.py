@@ -28,7 +28,7 @@ def digest_file(path: Path, seen: Stat) -> str:
 class Reader:
     """A file that notices when it is no longer the one that was seen."""
 
-    def __init__(self, fd: int, path: Path, seen: Stat, growing: bool) -> None:
+    def __init__(self, fd: int, path: Path, seen: Stat, growing: bool = False) -> None:
         self._fd = fd
         self._path = path
         self._seen = seen
@@ -85,11 +85,18 @@ class Reader:
             raise Changed(f"{self._path} changed while it was read")
 
 
-def open_seen(path: Path, seen: Stat, growing: bool = False) -> Reader:
-    """Open a file that has been ``seen``; Changed if it is another one by now.
+def open_again(fd: int, path: Path, seen: Stat) -> Reader:
+    """Read a file that is open as ``fd``, a log: that it has become longer is no fault.
 
-    That a ``growing`` one has become longer is no fault.
+    Not by its name, which goes to another file when logs are rotated.
     """
+    reader = Reader(os.dup(fd), path, seen, growing=True)
+    reader.rewind()
+    return reader
+
+
+def open_seen(path: Path, seen: Stat) -> Reader:
+    """Open a file that has been ``seen``; Changed if it is another one by now."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -98,7 +105,7 @@ def open_seen(path: Path, seen: Stat, growing: bool = False) -> Reader:
         raise Permanent(
             f"{path} cannot be read: {error.strerror}", hint="check its permissions"
         ) from error
-    reader = Reader(fd, path, seen, growing)
+    reader = Reader(fd, path, seen)
     try:
         reader.check()
     except Changed:

@@ -21,7 +21,7 @@ from syncd.inparts import PartSender
 from syncd.pace import Pace, RateLimit
 from syncd.packing import Packer
 from syncd.pathrules import SUFFIXES, ZSTD, encoding_of
-from syncd.reader import Reader, open_seen
+from syncd.reader import Reader, open_again, open_seen
 from syncd.spare import Spare
 from syncd.stores.base import Body, Condition, ObjectInfo, ObjectStore
 from syncd.uploadrows import Begun
@@ -90,21 +90,23 @@ class Transfer:
         key: str,
         seen: Stat,
         condition: Condition = None,
-        growing: bool = False,
+        growing: int | None = None,
         name: tuple[str, str] = ("", ""),
         pack: bool = False,
     ) -> tuple[str, ObjectInfo]:
         """Send one file as it was when ``seen``; return its SHA-256 and the object.
 
         Changed if the file is another one by now; Conflict if the condition fails; the object
-        is made whole or not at all. Of a ``growing`` file, a log, the bytes that were there when
-        it was seen are sent, and that more have come since is no fault. Under ``name``, a path
+        is made whole or not at all. Of a ``growing`` file, a log that is open by this descriptor,
+        the bytes that were there when it was seen are sent, whatever has its name by now, and
+        that more have come since is no fault. Under ``name``, a path
         and a stat, an upload that could not be finished is found by ``resume``.
 
         Where it is to be packed and gains by it, the object has the key with ``.zst`` at its end.
         """
-        halt = None if growing else self.halt
-        with open_seen(path, seen, growing) as file:
+        halt = self.halt if growing is None else None
+        opened = open_seen(path, seen) if growing is None else open_again(growing, path, seen)
+        with opened as file:
             if not self.in_parts(seen.size):
                 return self._send_whole(file, key, seen.size, condition, halt, pack)
             if pack and self._packer and self._packer.gains(file.sample, seen.size):

@@ -1,4 +1,4 @@
-"""What is wrong with one log, or with its folder, is said, and holds up no other."""
+"""What is wrong with one log is said, and holds up no other; what comes while it is sent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.logbench import Logger, lines, logger
+from syncd.stores.directory import DirectoryStore
+from tests.logbench import Counted, Logger, lines, logger
 
 
 @pytest.fixture
@@ -99,3 +101,65 @@ def test_a_disk_of_logs_that_is_gone_is_said(one: Logger, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert one.ship(after=31) == 1
     assert one.health.reasons() == []
+
+
+# -- while it is sent
+
+
+class Meanwhile(Counted):
+    """Something happens on the disk when the store is asked for something, once."""
+
+    asked = ""
+    happens: Callable[[], None] = staticmethod(lambda: None)
+
+    def __getattr__(self, name: str) -> Any:
+        call = super().__getattr__(name)
+
+        def both(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if name == self.asked:
+                    self.asked = ""
+                    self.happens()
+
+        return both
+
+
+def long_log(run: str, count: int) -> bytes:
+    """So many KiB of lines, which tell of which run they are."""
+    return b"".join(b"%s %07d %s\n" % (run.encode(), n, b"." * 1011) for n in range(count))
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Logger:
+    return Logger(tmp_path / "one", Meanwhile(DirectoryStore(tmp_path / "bucket")))
+
+
+def test_a_large_log_that_is_rotated_while_it_is_sent_keeps_its_content(busy: Logger) -> None:
+    busy.write("train.log", old := long_log("old", 9000))
+    new = long_log("new", 9500)
+
+    def rotate() -> None:
+        (busy.logs / "train.log").rename(busy.logs / "train.log.1")
+        busy.write("train.log", new)
+
+    busy.store.asked, busy.store.happens = "head", rotate
+    for _ in range(3):
+        busy.ship(after=120)
+    assert (busy.logs / "train.log.1").exists()
+    assert busy.there("train.log.1") == old
+    assert busy.there("train.log") == new
+    assert busy.names() == {"train.log", "train.log.1"}
+
+
+def test_a_long_tail_of_a_log_that_begins_anew_is_not_joined_to_the_old_one(busy: Logger) -> None:
+    busy.write("train.log", long_log("old", 100))
+    busy.ship()
+    busy.write("train.log", long_log("old", 17_000))
+    new = long_log("new", 18_000)
+    busy.store.asked, busy.store.happens = "append", lambda: busy.overwrite("train.log", new)
+    busy.ship(after=61)
+    assert b"new" not in (busy.there("train.log") or b"")
+    busy.ship(after=120)
+    assert busy.there("train.log") == new
