@@ -29,6 +29,9 @@ PIECE = SINGLE_PUT
 _BLINDLY = 64 * 1024
 """Bytes that are sent in the hope that no object is there yet; of more the store is asked first."""
 
+_ROUNDS = 4
+"""Requests on end that bring an object no further, after which it is left for the next look."""
+
 _KEPT = 9
 """Objects of one log that are kept when it begins anew on this machine; others' are always kept."""
 
@@ -45,6 +48,7 @@ class LogObjects:
         self._layout = layout
         self._budget = budget
         self._whole: set[str] = set()
+        self._vain: set[str] = set()
 
     def appends(self, key: str, size: int) -> bool:
         """Whether a tail can be joined to an object of ``size`` bytes."""
@@ -69,8 +73,13 @@ class LogObjects:
             sent = self._first(file, self._layout.logs + file.path, end)
         elif fresh or not file.holds(sent.size, sent.print):
             sent = self._anew(file, sent, end)
+        rounds = 0
         while sent.size < end:
+            before = sent.size
             sent = self._longer(file, sent, end)
+            rounds = rounds + 1 if sent.size <= before else 0
+            if rounds > _ROUNDS:
+                raise self._in_vain(sent.key)
         return sent
 
     def move(self, source: LogSent, file: LogFile, sent: LogSent | None) -> LogSent | None:
@@ -193,6 +202,8 @@ class LogObjects:
         found = self._head(sent.key)
         if found is None:
             return self._first(file, sent.key, end)
+        if found.version == sent.version:
+            raise self._in_vain(sent.key)
         mark = self._continues(file, found)
         if mark is not None:
             taken = LogSent(file.path, sent.key, found.size, mark, found.version, 0, sent.grew)
@@ -203,6 +214,14 @@ class LogObjects:
         key = f"{self._layout.logs}{file.path}.beside-{secrets.token_hex(3)}"
         log.warning("another machine writes %s: this one goes on as %s", sent.key, key)
         return self._make(file, key, end, None)
+
+    def _in_vain(self, key: str) -> Permanent:
+        """A condition that holds is refused: may be of a moment only, so it is tried once more."""
+        words = f"the store refuses to write {key} on condition of the version that is there"
+        if key not in self._vain:
+            self._vain.add(key)
+            return Conflict(words)
+        return Permanent(words, hint="look for a proxy before it that changes ETags")
 
     # -- requests
 
@@ -244,6 +263,7 @@ class LogObjects:
         grew: bool = False,
         known: int = 0,
     ) -> LogSent:
+        self._vain.discard(key)
         edge = file.edge(known, size)
         made = LogSent(file.path, key, size, mark, info.version, edge, grew)
         self._journal.mark_log(made)

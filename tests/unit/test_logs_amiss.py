@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from syncd.errors import Conflict
+from syncd.stores.base import IfVersion
 from syncd.stores.directory import DirectoryStore
 from tests.logbench import Counted, Logger, lines, logger
 
@@ -101,6 +103,68 @@ def test_a_disk_of_logs_that_is_gone_is_said(one: Logger, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert one.ship(after=31) == 1
     assert one.health.reasons() == []
+
+
+class Refusing(Counted):
+    """Says of every version that it is another one, and has it; gives up after many requests."""
+
+    refuses = True
+    touches = False
+    """Somebody else puts what is there once more, each time just before."""
+
+    def __getattr__(self, name: str) -> Any:
+        call = super().__getattr__(name)
+
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            conditional = name == "append" or isinstance(args[-1], IfVersion)
+            if conditional and self.refuses:
+                self.made["refused"] += 1
+                assert self.made["refused"] < 50, "it is asked again and again"
+                if self.touches:
+                    self._store.put(args[0], b"".join(self._store.read(args[0])))
+                raise Conflict("412: the condition does not hold")
+            return call(*args, **kwargs)
+
+        return ask
+
+
+@pytest.mark.parametrize("append_from", [None, 1])
+def test_a_store_that_refuses_the_version_it_has_is_not_asked_without_end(
+    tmp_path: Path, append_from: int | None
+) -> None:
+    store = Refusing(DirectoryStore(tmp_path / "bucket"), append_from=append_from)
+    one = Logger(tmp_path / "one", store)
+    one.write("train.log", content := lines(100))
+    one.ship()
+    one.write("train.log", more := lines(100))
+    assert one.ship(after=31) == 0
+    assert one.health.reasons() == [], "another machine may have been at it just then"
+    assert one.ship(after=31) == 0
+    (reason,) = one.health.reasons()
+    assert reason.code == "skipped log train.log"
+    assert one.there("train.log") == content
+    assert store.made["refused"] == 2
+    store.refuses = False
+    assert one.ship(after=31) == 1
+    assert one.health.reasons() == []
+    assert one.there("train.log") == content + more
+    assert one.names() == {"train.log"}
+
+
+def test_an_object_that_somebody_touches_all_the_time_is_left_for_the_next_look(
+    tmp_path: Path,
+) -> None:
+    store = Refusing(DirectoryStore(tmp_path / "bucket"))
+    store.touches = True
+    one = Logger(tmp_path / "one", store)
+    one.write("train.log", content := lines(100))
+    one.ship()
+    one.write("train.log", more := lines(100))
+    assert one.ship(after=31) == 0
+    assert one.health.reasons() == []
+    store.refuses = False
+    assert one.ship(after=31) == 1
+    assert one.there("train.log") == content + more
 
 
 # -- while it is sent
