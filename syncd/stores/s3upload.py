@@ -208,8 +208,11 @@ def conditions(condition: Condition) -> dict[str, str]:
 
 
 def version_of(etag: str) -> str:
-    """The version of an object: its ETag, which some stores quote and some do not."""
-    return etag.strip('"')
+    """The version of an object: its ETag, which some stores quote and some do not.
+
+    A proxy that packs what it passes on calls it weak, and the store knows it by the rest.
+    """
+    return etag.removeprefix("W/").strip('"')
 
 
 def info_of(key: str, size: int, etag: str, modified: datetime) -> ObjectInfo:

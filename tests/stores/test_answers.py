@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import ssl
@@ -18,10 +19,12 @@ from botocore.exceptions import CredentialRetrievalError
 
 from syncd.errors import NeedsOperator, Permanent, Transient
 from syncd.stores import open_store
+from syncd.stores.base import IfVersion
 from syncd.stores.http1 import Address, Broken, Connection, Strange, _parse
 from syncd.stores.s3lean import _delete_document
 from syncd.stores.s3road import told
 from syncd.stores.s3sign import Keys
+from syncd.stores.s3upload import conditions
 from tests.servers.azure import connection_string
 
 Serve = Callable[..., str]
@@ -207,6 +210,17 @@ def test_a_refusal_may_end_with_the_connection() -> None:
         assert (answer.status, answer.keeps) == (503, False)
         assert connection.body(answer, 1000) == b"<html>busy</html>"
         connection.close()
+
+
+def test_an_etag_that_a_proxy_has_made_weak_is_the_stores_own(serve: Serve) -> None:
+    etag = hashlib.md5(b"x").hexdigest()
+    modified = "Sat, 28 Nov 2026 21:00:00 GMT"
+    url = serve(200, b"", ETag=f'W/"{etag}"', Last_Modified=modified)
+    store = open_store("s3", "bucket", {**S3, "AWS_ENDPOINT_URL": url})
+    made = store.put("a", b"x")
+    assert made.version == store.head("a").version == etag
+    assert conditions(IfVersion(made.version)) == {"IfMatch": f'"{etag}"'}
+    store.close()
 
 
 def test_a_name_with_line_breaks_is_deleted_as_it_is() -> None:
