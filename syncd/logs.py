@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _REST = 60.0
 """Seconds after which a line goes that is not ended, if nothing else could be sent."""
 
+_SKIPPED = "skipped log "
+"""How the codes of logs begin that cannot be copied."""
+
 _CANDIDATES = 20
 """Objects that are looked at for what a new file began with under another name."""
 
@@ -99,9 +102,10 @@ class LogShipper:
         """Log files that have changed since they were sent."""
         unreadable: dict[str, str] = {}
         files = dict(files_below(self._root, self._exclude, unreadable))
-        self._tell_folders(unreadable)
         if not all(_nameable(path) for path in files):
             self._health.red("log name", "a log's name is not UTF-8: it is not copied", "rename it")
+        elif not unreadable:
+            self._health.green("log name")
         sent, now, found = self._journal.logs(), self._clock.monotonic(), []
         for path, stat in files.items():
             if not stat.size or not _nameable(path) or self._belongs_to_database(path, files):
@@ -118,7 +122,17 @@ class LogShipper:
             found.append(Pending(path, stat, seen, known, track))
         for path in self._tracks.keys() - files.keys():
             del self._tracks[path]
+        self._tell_folders(unreadable)
+        self._forgive({item.path for item in found}, unreadable)
         return found
+
+    def _forgive(self, due: set[str], unreadable: dict[str, str]) -> None:
+        """A log that was skipped is well again where nothing of it is to be sent, or it is gone."""
+        for reason in self._health.reasons(_SKIPPED):
+            path = reason.code.removeprefix(_SKIPPED)
+            hidden = any(f"{path}/".startswith(f"{at}/" if at else "") for at in unreadable)
+            if path not in due and not hidden:
+                self._health.green(reason.code)
 
     def _tell_folders(self, unreadable: dict[str, str]) -> None:
         """Folders that cannot be looked into, each a reason for red, by itself too."""
@@ -276,11 +290,11 @@ class LogShipper:
             words = f"{error.filename or item.path}: {error.strerror or error}"
             hint = "see whether its disk is there, and SYNCD_STATE_DIR full or not writable"
             return self._skipped(item, Permanent(words, hint=hint))
-        self._health.green(f"skipped log {item.path}")
+        self._health.green(f"{_SKIPPED}{item.path}")
         return went
 
     def _skipped(self, item: Pending, error: StoreError) -> int:
-        if self._health.red(f"skipped log {item.path}", error):
+        if self._health.red(f"{_SKIPPED}{item.path}", error):
             log.error("log %s is not copied: %s", item.path, error.explain())
         return 0
 

@@ -15,7 +15,7 @@ import pytest
 from syncd.errors import Conflict
 from syncd.stores.base import IfVersion
 from syncd.stores.directory import DirectoryStore
-from tests.logbench import Counted, Logger, lines, logger
+from tests.logbench import LOGS, Counted, Logger, lines, logger
 
 
 @pytest.fixture
@@ -103,6 +103,65 @@ def test_a_disk_of_logs_that_is_gone_is_said(one: Logger, monkeypatch: pytest.Mo
     monkeypatch.undo()
     assert one.ship(after=31) == 1
     assert one.health.reasons() == []
+
+
+@pytest.mark.parametrize("then", ["deleted", "renamed", "emptied"])
+def test_a_log_that_was_skipped_is_forgiven_when_nothing_of_it_is_to_be_sent(
+    one: Logger, then: str
+) -> None:
+    path = one.logs / "taken/a.log"
+    one.write("taken/a.log", b"a\n")
+    one.store.put(LOGS + "taken", b"a file where a folder must be")
+    one.ship(after=31)
+    assert [reason.code for reason in one.health.reasons()] == ["skipped log taken/a.log"]
+    one.ship(after=31)
+    assert len(one.health.reasons()) == 1, "it is as it was"
+    if then == "deleted":
+        path.unlink()
+    elif then == "renamed":
+        path.rename(one.logs / "b.log")
+    else:
+        one.overwrite("taken/a.log", b"")
+    one.ship(after=31)
+    assert one.health.reasons() == []
+
+
+def test_a_name_that_is_put_right_is_forgiven(one: Logger) -> None:
+    bad = one.logs / os.fsdecode(b"bad-\xff.log")
+    bad.write_bytes(content := lines(10))
+    for _ in range(2):
+        one.ship(after=31)
+        assert [reason.code for reason in one.health.reasons()] == ["log name"]
+    bad.rename(one.logs / "good.log")
+    one.ship(after=31)
+    assert one.health.reasons() == []
+    assert one.there("good.log") == content
+
+
+def test_a_log_that_cannot_be_seen_is_not_forgiven(
+    one: Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.write("taken/a.log", b"a\n")
+    (one.logs / "run").mkdir()
+    (one.logs / "run" / os.fsdecode(b"bad-\xff.log")).write_bytes(b"x\n")
+    one.store.put(LOGS + "taken", b"a file where a folder must be")
+    one.ship()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if path in (one.logs / "taken", one.logs / "run"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    one.ship(after=31)
+    codes = {reason.code for reason in one.health.reasons()}
+    hidden = {"log folder taken", "log folder run"}
+    assert codes == {"skipped log taken/a.log", "log name", *hidden}
+    monkeypatch.undo()
+    one.ship(after=31)
+    codes = {reason.code for reason in one.health.reasons()}
+    assert codes == {"skipped log taken/a.log", "log name"}
 
 
 class Refusing(Counted):
