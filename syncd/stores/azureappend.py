@@ -60,7 +60,7 @@ def commit_longer(store: AzureStore, key: str, base: ObjectInfo, tail: Buffer) -
     """
     try:
         ids = store.blocks.find(key, base.version)
-        if ids is None:
+        if ids is None or len(ids) > _MANY_BLOCKS:
             ids = _listed(store, key, base)
         block = _new_id(len(ids[0]) if ids else 0)
         store.ask(

@@ -278,6 +278,23 @@ def test_many_blocks_of_a_blob_are_made_few(
     store.close()
 
 
+def test_a_list_of_blocks_that_is_remembered_is_made_short_as_well(
+    bucket: Bucket, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bucket.provider != "azure":
+        pytest.skip("Azure's own")
+    from syncd.stores import azureappend
+
+    monkeypatch.setattr(azureappend, "_MANY_BLOCKS", 5)
+    expected, info = b"base", store.put("a", b"base")
+    blob = bucket.raw.get_blob_client(bucket.bucket, "a")
+    for number in range(14):
+        more = b" and %d" % number
+        info, expected = store.append("a", info, more, ASIDE), expected + more
+        assert len(blob.get_block_list()[0]) <= 7
+    assert content(store, "a") == expected
+
+
 def test_blocks_with_names_of_another_length_are_joined(bucket: Bucket, store: ObjectStore) -> None:
     if bucket.provider != "azure":
         pytest.skip("Azure's own")
