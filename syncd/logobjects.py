@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from collections import Counter
 from dataclasses import replace
 
 from syncd.errors import Changed, Conflict, NotFound, Permanent
@@ -32,6 +33,9 @@ _BLINDLY = 64 * 1024
 _ROUNDS = 4
 """Requests on end that bring an object no further, after which it is left for the next look."""
 
+_FAILURES = 2
+"""Tails that could not be joined to an object, one after the other: then all of it always goes."""
+
 _KEPT = 9
 """Objects of one log that are kept when it begins anew on this machine; others' are always kept."""
 
@@ -48,6 +52,7 @@ class LogObjects:
         self._layout = layout
         self._budget = budget
         self._whole: set[str] = set()
+        self._failed: Counter[str] = Counter()
         self._vain: set[str] = set()
 
     def appends(self, key: str, size: int) -> bool:
@@ -176,7 +181,9 @@ class LogObjects:
             return self._taken(file, sent, end)
         except Permanent:
             self._whole.add(sent.key)  # this store cannot do it with this object
+            self._failed[sent.key] += 1
             return sent
+        self._failed.pop(sent.key, None)
         self._budget.wrote(sent.key)
         return self._made(file, sent.key, until, mark, info, grew=True, known=sent.edge)
 
@@ -251,6 +258,8 @@ class LogObjects:
             if not file.holds(end, mark):  # written again under our hands: sent again next time
                 mark = hashlib.sha256(mark.encode()).hexdigest()
         self._budget.wrote(key)
+        if self._failed[key] < _FAILURES:  # else it is no matter of what this object was made of
+            self._whole.discard(key)
         return self._made(file, key, end, mark, info, grew, sent.edge if sent and grew else 0)
 
     def _made(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from syncd.errors import Conflict
+from syncd.errors import Conflict, Permanent
 from syncd.stores.base import IfVersion
 from syncd.stores.directory import DirectoryStore
 from tests.logbench import LOGS, Counted, Logger, lines, logger
@@ -208,6 +208,39 @@ def test_a_store_that_refuses_the_version_it_has_is_not_asked_without_end(
     assert one.health.reasons() == []
     assert one.there("train.log") == content + more
     assert one.names() == {"train.log"}
+
+
+class Joining(Counted):
+    """Refuses to join so many tails, which costs no attempt."""
+
+    refuses = 1
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "append" and self.refuses:
+            self.refuses -= 1
+            raise Permanent("this object has blocks that no other can join")
+        return super().__getattr__(name)
+
+
+def test_an_object_that_no_tail_can_join_is_made_anew_and_then_continued(tmp_path: Path) -> None:
+    store = Joining(DirectoryStore(tmp_path / "bucket"))
+    one = Logger(tmp_path / "one", store)
+    for _ in range(4):
+        one.write("train.log", lines(100))
+        one.ship(after=61)
+    assert one.there("train.log") == (one.logs / "train.log").read_bytes()
+    assert (store.made["put"], store.made["append"]) == (2, 2)
+
+
+def test_a_store_that_joins_no_tail_is_not_asked_for_ever(tmp_path: Path) -> None:
+    store = Joining(DirectoryStore(tmp_path / "bucket"))
+    store.refuses = 100
+    one = Logger(tmp_path / "one", store)
+    for _ in range(6):
+        one.write("train.log", lines(100))
+        one.ship(after=61)
+    assert one.there("train.log") == (one.logs / "train.log").read_bytes()
+    assert store.refuses == 98
 
 
 def test_an_object_that_somebody_touches_all_the_time_is_left_for_the_next_look(
