@@ -191,10 +191,14 @@ class AzureUpload:
         if any(name.startswith(self.id) for name in self._there):
             return
         self._there = committed
-        ours = all(name.startswith(self.id) for name in self._there)
-        if not ours or sum(self._there.values()) != self._size:
+        if not self._is_ours(committed):
             raise NotFound(f"the blocks of {self.key} are gone")
         self._made = self._store.head(self.key)
+
+    def _is_ours(self, committed: Mapping[str, int]) -> bool:
+        """Whether the blocks of a blob are those of this upload, all of them and no others."""
+        ours = bool(committed) and all(name.startswith(self.id) for name in committed)
+        return ours and sum(committed.values()) == self._size
 
     def _name(self, number: int, tag: str) -> str:
         return f"{self.id}{number:06}{tag}"
@@ -245,17 +249,36 @@ class AzureUpload:
         if self._made:
             return self._made
         blocks = [self._name(number, self._tags[number]) for number in sorted(self._tags)]
-        stamp = self._store.ask(
-            f"finishing {self.key}",
-            self.key,
-            lambda blobs: blobs.put_block_list(self.key, blocks, condition),
-        )
+        try:
+            stamp = self._store.ask(
+                f"finishing {self.key}",
+                self.key,
+                lambda blobs: blobs.put_block_list(self.key, blocks, condition),
+            )
+        except (Conflict, NotFound):
+            made_before = self._made_before()
+            if made_before is None:
+                raise
+            return made_before  # the acknowledgement of an earlier try was lost
         made = ObjectInfo(self.key, total, *stamp)
         if any(tag.startswith("c") for tag in self._tags.values()):
             found = self._store.head(self.key)
             if found.version == made.version and found.size != total:
                 raise Corrupt(f"{self.key} has {found.size} bytes instead of {total}")
         return made
+
+    def _made_before(self) -> ObjectInfo | None:
+        """The blob, if it is what this upload makes; looked at before its blocks are asked for."""
+        with contextlib.suppress(NotFound):
+            found = self._store.head(self.key)
+            committed, _ = self._store.ask(
+                f"listing the blocks of {self.key}",
+                self.key,
+                lambda blobs: blobs.block_list(self.key),
+            )
+            if found.size == self._size and self._is_ours(committed):
+                return found
+        return None
 
     def abort(self) -> None:
         """See Upload. Blocks that are never committed vanish within a week."""

@@ -19,11 +19,11 @@ from azure.storage.blob import (
 )
 from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
 
-from syncd.errors import Permanent, Transient
+from syncd.errors import Conflict, Permanent, Transient
 from syncd.stores import azurelean, open_store
 from syncd.stores.azure import AzureStore
 from syncd.stores.azuresign import Account, SharedKey, parse
-from syncd.stores.base import Body, IfAbsent, ObjectInfo, ObjectStore
+from syncd.stores.base import Body, IfAbsent, IfVersion, ObjectInfo, ObjectStore, Upload
 from syncd.stores.http1 import Strange
 from tests.servers.azure import ACCOUNT, SECRET, Azurite, connection_string
 from tests.servers.fixtures import Bucket, azure_bucket
@@ -69,6 +69,52 @@ def test_all_roads_give_the_same_answers(azurite: Azurite, container: Bucket) ->
     for lean in stores[::2]:
         assert lean._lean is not None, "nothing was strange on the way"
         assert lean._sdk is None
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize("taken_by", ["us", "another upload", "another put", "nobody"])
+def test_a_blob_whose_answer_was_lost_is_ours_and_nobody_elses(
+    container: Bucket, monkeypatch: pytest.MonkeyPatch, replaces: bool, taken_by: str
+) -> None:
+    made = azurelean.Lean.put_block_list
+    lost: list[object] = []
+
+    def lose(*args: Any) -> Any:
+        if lost:
+            return made(*args)
+        lost.append(args)
+        if taken_by == "us":
+            made(*args)
+        elif taken_by == "another upload":
+            send_in_parts(store, "a").finish()
+        elif taken_by == "another put":
+            store.put("a", b"x1234567")
+        elif replaces:
+            store.delete(["a"])
+        raise TimeoutError("the answer is lost")
+
+    store = cast("AzureStore", container.open())
+    condition = IfVersion(store.put("a", b"what was there").version) if replaces else IfAbsent()
+    upload = send_in_parts(store, "a")
+    monkeypatch.setattr(azurelean.Lean, "put_block_list", lose)
+    with pytest.raises(Transient):
+        upload.finish(condition)
+    if taken_by == "us" or (taken_by == "nobody" and not replaces):
+        assert upload.finish(condition) == store.head("a")
+        assert b"".join(store.read("a")) == b"x1234567"
+        blob = container.raw.get_blob_client(container.bucket, "a")
+        assert len(blob.get_block_list()[0]) == 2
+    else:
+        with pytest.raises(Conflict):
+            upload.finish(condition)
+    store.close()
+
+
+def send_in_parts(store: ObjectStore, key: str) -> Upload:
+    upload = store.start_upload(key, 8)
+    upload.send(1, memoryview(b"x1234"))
+    upload.send(2, memoryview(b"567"))
+    return upload
 
 
 def test_a_listing_has_all_its_pages(container: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
