@@ -29,7 +29,7 @@ from syncd.stores.base import (
 )
 from syncd.stores.http1 import Strange
 from syncd.stores.s3errors import code_of, refuses_checksums, status_of, translate
-from syncd.stores.s3lean import Lean, Refused
+from syncd.stores.s3lean import Lean, Refused, can_be_in_xml
 from syncd.stores.s3proof import Proof
 from syncd.stores.s3upload import S3Upload, conditions, info_of, refuses_wrong, version_of
 from syncd.stores.wire import CHUNK, check_installed, checked_key, server_time, side_by_side
@@ -349,11 +349,10 @@ class S3Store(SideBySide):
     def delete(self, keys: Iterable[str]) -> None:
         """See ObjectStore."""
         remaining = iter(keys)
-        while batch := list(islice(remaining, 1000)):
+        while batch := tuple(islice(remaining, 1000)):
             if self._batch_deletes:
                 try:
-                    self._delete_batch(batch)
-                    continue
+                    batch = self._delete_batch(batch)
                 except Permanent as error:
                     if code_of(error.__cause__) not in _NO_BATCH:
                         raise
@@ -364,14 +363,17 @@ class S3Store(SideBySide):
         with contextlib.suppress(NotFound):
             self.ask("delete_object", key)
 
-    def _delete_batch(self, keys: Sequence[str]) -> None:
-        wanted = {"Objects": [{"Key": checked_key(key)} for key in keys], "Quiet": True}
-        answer = self.ask("delete_objects", Delete=wanted)
+    def _delete_batch(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Delete those that a document can name; return the others."""
+        named = [{"Key": checked_key(key)} for key in keys if can_be_in_xml(key)]
+        wanted = {"Objects": named, "Quiet": True}
+        answer = self.ask("delete_objects", Delete=wanted) if named else {}
         for fault in answer.get("Errors", ()):
             if fault.get("Code") != "NoSuchKey":
                 refusal = Refused(200, {}, b"")
                 refusal.response["Error"] = dict(fault)
                 raise translate(refusal, f"deleting {fault.get('Key')}") from refusal
+        return tuple(key for key in keys if not can_be_in_xml(key))
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
         """See ObjectStore."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from syncd.stores.wire import checked_key
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ELSEWHERE = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 """What Amazon says of a bucket in another region than the one that was asked."""
+
+_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 _SIGNED = 1024 * 1024
 """Bytes of the largest body that is hashed for its signature where there is no TLS."""
@@ -279,6 +282,11 @@ def _http_date(text: str) -> datetime.datetime:
         return parsedate_to_datetime(text)
     except ValueError:
         raise Strange("an object without a date") from None
+
+
+def can_be_in_xml(text: str) -> bool:
+    """Whether XML 1.0 can hold it at all: of the control characters it knows but three."""
+    return not _NOT_IN_XML.search(text)
 
 
 def escape(text: str) -> str:

@@ -58,6 +58,26 @@ def test_a_large_copy_goes_by_ranges(
     assert list(store.pending_uploads("")) == []
 
 
+@pytest.mark.parametrize("only_sdk", [False, True])
+def test_names_that_no_document_can_hold_are_deleted_one_by_one(
+    seaweed_bucket: Bucket, only_sdk: bool
+) -> None:
+    store = cast("S3Store", seaweed_bucket.open())
+    if only_sdk:
+        store._only_sdk()
+    names = ["run/a", "run/b\x1b[0m", "run/c\td", "run/e\x08"]
+    for name in names:
+        store.put(name, b"x")
+    assert sorted(info.key for info in store.list("run/")) == sorted(names)
+    store.delete(names[:2])
+    store.delete(names[3:])
+    assert [info.key for info in store.list("run/")] == names[2:3]
+    store.delete(names)
+    assert list(store.list("run/")) == []
+    assert store._batch_deletes
+    store.close()
+
+
 def test_finishing_again_after_a_lost_answer_succeeds(seaweed_bucket: Bucket) -> None:
     store = seaweed_bucket.open()
     upload = store.start_upload("a", 5 * MIB + 1)
