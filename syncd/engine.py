@@ -291,7 +291,10 @@ class Engine:
             self.health.begin(look.pending_bytes)
             all_of_it = self.pipeline, self.publisher, self.clock, give_up
             flush(*all_of_it, 0.0, self._ends, only_in_time=True, look=look)
-            shipped = self.logs.ship(self.transfer, give_up, flush=True)
+            try:
+                shipped = self.logs.ship(self.transfer, give_up, flush=True)
+            except OSError as error:  # whatever is wrong with them, checkpoints matter more
+                failed["the logs"] = str(error)
             patience = _SETTLES * self.settings.settle + 1.0
             if self.settings.rank is not None:  # the others may need as long as there is time
                 patience = _OTHERS if self._ends() is None else math.inf
