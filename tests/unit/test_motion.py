@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -78,3 +81,17 @@ def test_after_a_part_has_arrived_the_next_one_counts_from_its_first_byte(
     assert motion.goes_on(1.0)
     with closing(send(listener, 10)):
         assert motion.goes_on(1.0)
+
+
+def test_looking_gives_up_no_lock_on_a_file(tmp_path: Path, listener: socket.socket) -> None:
+    """As SQLite holds one while a database is copied: without it, the copy is torn."""
+    another = (
+        "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    )
+    ask = [sys.executable, "-c", another, str(tmp_path / "database")]
+    with (tmp_path / "database").open("w") as file, closing(send(listener, 1000)):
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert taken_upstream() >= 1000
+        refused = subprocess.run(ask, stderr=subprocess.PIPE, text=True, check=False)
+    assert "BlockingIOError" in refused.stderr
+    assert subprocess.run(ask, check=False).returncode == 0
