@@ -30,9 +30,7 @@ _PATIENCE = 60.0
 
 
 def _open(settings: Settings) -> ObjectStore:
-    clock = SystemClock()
-    until = clock.monotonic() + _PATIENCE
-    return open_resilient(settings, clock, threading.Event(), lambda: until)
+    return open_resilient(settings, SystemClock(), threading.Event(), patience=_PATIENCE)
 
 
 def key_of(settings: Settings, name: str) -> str:

@@ -231,8 +231,7 @@ def _reading(
 ) -> Iterator[tuple[Restorer, Transfer]]:
     """A store to read from, with a progress bar for what is fetched."""
     clock, abort = SystemClock(), threading.Event()
-    until = clock.monotonic() + retry_for
-    store = open_resilient(settings, clock, abort, lambda: until)
+    store = open_resilient(settings, clock, abort, patience=retry_for)
     transfer = Transfer(store, settings.concurrency, RateLimit(None, clock, abort))
     try:
         with _bar(words) as (progress, task):
@@ -339,8 +338,7 @@ def verify(settings: Settings, as_json: bool, newest: bool = False) -> int:
 def prune(settings: Settings, dry_run: bool, keep: int | None, unnamed: bool) -> int:
     """Retention now."""
     clock, abort = SystemClock(), threading.Event()
-    until = clock.monotonic() + 60.0
-    store = open_resilient(settings, clock, abort, lambda: until)
+    store = open_resilient(settings, clock, abort, patience=60.0)
     ours = ids_in(settings.state_dir / JOURNAL)
     retention = Retention(store, Layout(settings.cloud_prefix), clock, ours)
     pruned = retention.prune(

@@ -57,10 +57,11 @@ def open_resilient(
     settings: Settings,
     clock: Clock,
     abort: threading.Event,
-    deadline: Callable[[], float | None],
+    deadline: Callable[[], float | None] = lambda: None,
     on_change: Callable[[Circuit], None] = lambda _circuit: None,
+    patience: float | None = None,
 ) -> ObjectStore:
-    """The store of the settings, which retries for as long as ``deadline`` says.
+    """The store of the settings, which retries for as long as ``deadline`` or ``patience`` says.
 
     Where there is a key, all that is put there is encrypted with it.
     """
@@ -70,7 +71,7 @@ def open_resilient(
             hint="set CLOUD_BUCKET to a directory on another disk, or choose s3, gcs or azure",
         )
     store = open_store(settings.cloud_provider, settings.cloud_bucket, settings.environ)
-    resilient = Resilient(store, clock, abort, deadline, on_change)
+    resilient = Resilient(store, clock, abort, deadline, on_change, patience)
     if not settings.encrypt_key:
         return resilient
     return Sealed(resilient, Sealer(settings.encrypt_key), Layout(settings.cloud_prefix))

@@ -54,8 +54,10 @@ class Attempts:
     """Makes requests of one store until they are answered.
 
     ``deadline`` tells the time on the monotonic clock after which the last failure is raised;
-    None: there is none. ``abort`` ends every wait at once. ``on_change`` hears of each failure
-    and of the first success after it.
+    None: there is none. ``patience`` bounds it, too: so many seconds after the opening for as long
+    as nothing was answered, and after the first failure since the last answer later on: what goes
+    on for hours is not over at its first broken connection. ``abort`` ends every wait at once.
+    ``on_change`` hears of each failure and of the first success after it.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Attempts:
         abort: threading.Event,
         deadline: Callable[[], float | None] = lambda: None,
         on_change: Callable[[Circuit], None] = lambda _circuit: None,
+        patience: float | None = None,
     ) -> None:
         self._clock = clock
         self._abort = abort
@@ -71,6 +74,8 @@ class Attempts:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._prober: int | None = None
+        self._patience = patience
+        self._unanswered_since: float | None = clock.monotonic()
         self.circuit = Circuit()
 
     def go_well(self) -> bool:
@@ -156,6 +161,8 @@ class Attempts:
             circuit.failures += 1
             circuit.since = circuit.since or self._clock.now()
             circuit.message, circuit.hint = error.message, error.hint
+            if self._unanswered_since is None:
+                self._unanswered_since = self._clock.monotonic()
             pause = min(_FIRST * 2 ** min(max(0, circuit.failures - _OPEN_AFTER), 10), _LONGEST)
             pause = max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED))
             circuit.next_probe = self._clock.monotonic() + pause
@@ -164,21 +171,30 @@ class Attempts:
     def succeeded(self) -> None:
         """Note that a request was answered."""
         with self._lock:
+            self._unanswered_since = None
             if not self.circuit.failures:
                 return
             self.circuit = circuit = Circuit()
         self._on_change(circuit)
 
+    def _end(self) -> float | None:
+        """The time after which nothing is tried again, as things are now."""
+        ends = [self._deadline()]
+        with self._lock:
+            if self._patience is not None and self._unanswered_since is not None:
+                ends.append(self._unanswered_since + self._patience)
+        return min((end for end in ends if end is not None), default=None)
+
     def _over(self) -> bool:
-        deadline = self._deadline()
-        late = deadline is not None and self._clock.monotonic() >= deadline
+        end = self._end()
+        late = end is not None and self._clock.monotonic() >= end
         return late or self._abort.is_set()
 
     def _sleep(self, seconds: float) -> None:
-        """Wait, in slices: the deadline may be moved meanwhile."""
+        """Wait, in slices: the end may be moved meanwhile."""
         until = self._clock.monotonic() + seconds
         while (left := until - self._clock.monotonic()) > 0 and not self._over():
-            deadline = self._deadline()
-            if deadline is not None:
-                left = min(left, max(0.0, deadline - self._clock.monotonic()))
+            end = self._end()
+            if end is not None:
+                left = min(left, max(0.0, end - self._clock.monotonic()))
             self._clock.wait(self._abort, min(left, _SLICE))

@@ -40,9 +40,10 @@ class Resilient:
         abort: threading.Event,
         deadline: Callable[[], float | None] = lambda: None,
         on_change: Callable[[Circuit], None] = lambda _circuit: None,
+        patience: float | None = None,
     ) -> None:
         self._store = store
-        self._attempts = Attempts(clock, abort, deadline, on_change)
+        self._attempts = Attempts(clock, abort, deadline, on_change, patience)
         self.name = store.name
         self.capabilities = store.capabilities
 

@@ -117,6 +117,39 @@ def test_a_deadline_raises_the_last_failure(
     assert clock.monotonic() <= end + 1
 
 
+def test_patience_counts_from_the_first_failure_after_an_answer(
+    faulty: Faulty, clock: FakeClock, stop: threading.Event
+) -> None:
+    """A restore that has gone on for hours is not over at its first broken connection."""
+    data = bytes(range(256)) * 8192
+    faulty.script = down(3)
+    store = Resilient(faulty, clock, stop, patience=30)
+    store.put("a", data)
+    reading = store.read("a")
+    got = next(reading)
+    clock.sleep(3600)
+    faulty.break_reads_at = [1000, 5]
+    faulty.script = down(2)
+    store.head("a")
+    assert got + b"".join(reading) == data
+    clock.sleep(3600)
+    faulty.script, began = down(1000), clock.monotonic()
+    with pytest.raises(Transient, match="down"):
+        store.head("a")
+    assert began + 29 <= clock.monotonic() <= began + 31
+
+
+def test_patience_counts_from_the_opening_until_there_is_an_answer(
+    faulty: Faulty, clock: FakeClock, stop: threading.Event
+) -> None:
+    store = Resilient(faulty, clock, stop, patience=30)
+    clock.sleep(25)
+    faulty.script, began = down(1000), clock.monotonic()
+    with pytest.raises(Transient, match="down"):
+        store.head("a")
+    assert began + 4 <= clock.monotonic() <= began + 6
+
+
 def test_stopping_ends_the_wait(faulty: Faulty, clock: FakeClock, stop: threading.Event) -> None:
     store = Resilient(faulty, clock, stop)
     faulty.script = down(1000)
