@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shlex
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
+from supervisor import loggers
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
@@ -28,6 +31,8 @@ from syncd.container.rundir import RunDir
 EXIT_STOPPED = 128 + signal.SIGTERM
 SPARE = 15.0
 """Seconds that supervisord grants syncd beyond its own grace, before it kills it."""
+PUMP_PATIENCE = 10.0
+"""Seconds without a byte taken after which the end does not wait for the output."""
 LONGEST_SOCKET = 107 - len(".12345678")  # supervisord binds a name with its PID, then renames
 
 
@@ -82,39 +87,119 @@ def prepare(config: Path, trainer_args: Sequence[str]) -> RunDir:
     return run_dir
 
 
-@contextmanager
-def openable(number: int) -> Iterator[None]:
-    """See to it that the programs can open ``/dev/fd/<number>`` and append to it.
+class Pump:
+    """Carries what is written to ``numbers`` to where the first of them led before.
 
-    They cannot when it is a socket, or a pipe or terminal of another user: then what they write
-    goes through a pipe of our own. A file is switched to appending, so that nobody overwrites.
+    What nobody takes any more is dropped: a terminal that was closed, or a reader that is gone,
+    must neither end the training nor hold it up.
     """
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        self._outside = os.dup(numbers[0])
+        self._reader, writer = os.pipe()
+        for number in numbers:
+            os.dup2(writer, number)
+        os.close(writer)
+        self._carried = 0
+        self._thread = threading.Thread(target=self._work, name="pump", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while chunk := os.read(self._reader, 65536):
+            view = memoryview(chunk)
+            while view:
+                try:
+                    taken = os.write(self._outside, view)
+                except BlockingIOError:  # who gave it to us does not wait when he writes
+                    select.select([], [self._outside], [])
+                    continue
+                except OSError:
+                    taken = len(view)
+                view = view[taken:]
+                self._carried += taken
+
+    def end(self) -> None:
+        """Put things back, and wait until all has come out, or nothing does any more."""
+        for number in self._numbers:
+            os.dup2(self._outside, number)  # the last writer of ours goes: it drains and ends
+        before = -1
+        while self._thread.is_alive() and self._carried != before:
+            before = self._carried
+            self._thread.join(PUMP_PATIENCE)
+
+
+@contextmanager
+def openable(*numbers: int) -> Iterator[None]:
+    """See to it that the programs can open ``/dev/fd/<number>`` and write to it, at any time.
+
+    A file is only switched to appending, so that nobody overwrites. All else goes through a pipe
+    of our own: a socket, or what another user owns, cannot be opened at all, a terminal that was
+    closed not any more, and of a pipe without a reader it would be waited for one. Two that are
+    the same share it, so that what is said by both keeps its order.
+    """
+    pumped: list[list[int]] = []
+    for number in numbers:
+        if _is_file(number):
+            continue
+        for others in pumped:
+            if os.path.sameopenfile(others[0], number):
+                others.append(number)
+                break
+        else:
+            pumped.append([number])
+    pumps = [Pump(same) for same in pumped]
+    try:
+        yield
+    finally:
+        for pump in pumps:
+            pump.end()
+
+
+def _is_file(number: int) -> bool:
+    """Whether it is a file that we can open and append to; from now on it is appended to."""
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        return False
     fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_APPEND)
     try:
         os.close(os.open(f"/dev/fd/{number}", os.O_WRONLY | os.O_APPEND))
     except OSError:
-        pass
-    else:
-        yield
-        return
-    outside = os.dup(number)
-    reader, writer = os.pipe()
-    os.dup2(writer, number)
-    os.close(writer)
+        return False
+    return True
 
-    def pump() -> None:
-        while chunk := os.read(reader, 65536):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(outside, view) :]
 
-    thread = threading.Thread(target=pump, name=f"fd{number}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        os.dup2(outside, number)  # closes the last writer of ours: the pump drains and ends
-        thread.join(timeout=2)
+def tell(lines: Sequence[str]) -> None:
+    """Print, if it can be printed: the disk of the output may be full."""
+    with suppress(OSError):
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+def let_go() -> None:
+    """Forget what could not be written: Python would try once more, and end with 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def overlook_unwritten_output() -> None:
+    """Have supervisord go on where a line cannot be written.
+
+    It would print the error, to a place that is as full or as gone as that of the line, and end.
+    """
+    plain = loggers.Handler.handleError
+
+    def less_alarm(handler: loggers.Handler) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            with suppress(OSError):
+                plain(handler)
+
+    loggers.Handler.handleError = less_alarm
 
 
 def supervise(config: Path) -> Supervisor:
@@ -164,16 +249,14 @@ def launch(config: Path | None, trainer_args: tuple[str, ...]) -> int:
     """
     found = find_config(config)
     run_dir = prepare(found, trainer_args)
-    with openable(1), openable(2):
+    overlook_unwritten_output()
+    with openable(1, 2):
         supervisor = supervise(found)
         outcome = run_dir.outcome()
-        lines = report.final(outcome, exit_status(supervisor, "trainer"))
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        tell(report.final(outcome, exit_status(supervisor, "trainer")))
         done = instance.finish(outcome)
         if done:
-            sys.stdout.write(f"  {'instance':<14}  {done}\n")
-            sys.stdout.flush()
+            tell([f"  {'instance':<14}  {done}"])
     return outcome.code if outcome else EXIT_STOPPED
 
 
@@ -184,6 +267,8 @@ def main(arguments: Sequence[str]) -> int:
             list(arguments), prog_name="python -m syncd.container", standalone_mode=False
         )
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        with suppress(OSError):
+            error.show()
+        code = error.exit_code
+    let_go()
     return int(code or 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SUPERVISORCTL = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf"]
 
 # Its plan is a list of words, one per life: the exit code, "kill", or "wait" for SIGTERM; with
-# "+" it writes a checkpoint first.
+# "+" it writes a checkpoint first, with "!" it prints more than any pipe holds.
 TOY = """
 import os, pathlib, signal, sys, time
 
@@ -46,6 +48,9 @@ print(f"toy trainer, life {life}: {what}", flush=True)
 if what.startswith("+"):
     save(f"gen-{life:06d}")
 what = what.lstrip("+")
+if what.endswith("!"):
+    print(f"{'x' * 99}\\n" * 10_000, flush=True)
+    what = what.rstrip("!")
 if what == "wait":
     pathlib.Path("ready").touch()
     while True:
@@ -60,6 +65,7 @@ class Container:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
+        self.output = subprocess.PIPE
         (folder / "toy" / "trainer").mkdir(parents=True)
         (folder / "toy" / "trainer" / "__init__.py").touch()
         (folder / "toy" / "trainer" / "__main__.py").write_text(TOY)
@@ -83,7 +89,7 @@ class Container:
             [sys.executable, "-m", "syncd.container", "--", *trainer_args],
             cwd=self.folder,
             env={**self.environ(plan), **more},
-            stdout=subprocess.PIPE,
+            stdout=self.output,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -251,6 +257,61 @@ def test_hanging_up_the_terminal_does_not_restart_the_training(container: Contai
     time.sleep(1)
     assert container.control("status", "trainer").returncode == 0
     assert len(container.lives()) == 1
+
+
+def a_pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def a_socket() -> tuple[int, int]:
+    here, there = socket.socketpair()
+    return here.detach(), there.detach()
+
+
+def a_terminal() -> tuple[int, int]:
+    return pty.openpty()
+
+
+@pytest.mark.parametrize("place", [a_pipe, a_socket, a_terminal])
+def test_a_reader_of_the_output_that_goes_away_ends_nothing(
+    container: Container, place: Callable[[], tuple[int, int]]
+) -> None:
+    reader, writer = place()
+    container.output = writer
+    process = container.start("wait +7! +0!")
+    os.close(writer)
+    wait_for((container.folder / "ready").exists)
+    trainer = int(container.control("pid", "trainer").stdout)
+    os.close(reader)
+    os.kill(trainer, signal.SIGKILL)
+    assert process.wait(90) == 0
+    assert len(container.lives()) == 3
+    assert container.committed("gen-000003")
+
+
+def test_a_place_for_the_output_that_is_full_ends_nothing(container: Container) -> None:
+    with Path("/dev/full").open("w") as full:
+        container.output = full.fileno()
+        process = container.start("7! +0!")
+    assert process.wait(90) == 0
+    assert container.committed("gen-000002")
+
+
+def test_a_full_disk_below_the_output_ends_nothing(container: Container) -> None:
+    disk = container.folder / "small"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        with (disk / "start.log").open("w") as log:
+            container.output = log.fileno()
+            process = container.start("7! +0!")
+        assert process.wait(90) == 0
+        assert (disk / "start.log").stat().st_size >= 60_000
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert container.committed("gen-000002")
 
 
 def test_no_configuration_is_bad_usage(tmp_path: Path) -> None:
