@@ -176,7 +176,8 @@ settings_of_process_1() {
 settings_of_file() {
     local line name value number=0
     [[ -f .env ]] || return 0
-    [[ -r .env ]] || { warn ".env cannot be read by this user: it is not used" && return 0; }
+    [[ -r .env ]] ||
+        die "$EXIT_USAGE" "$here/.env cannot be read by this user" "give it read permission, or remove the file"
     while IFS= read -r line || [[ -n $line ]]; do
         number=$((number + 1))
         line=${line%$'\r'}

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from dotenv import dotenv_values
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load
 from marshmallow.validate import OneOf, Range
 
+from syncd.envfile import EnvFile
 from syncd.errors import SettingsError
 from syncd.keys import parse_key, read_key
 
@@ -326,19 +326,12 @@ class Environment:
 
     def __init__(self, environ: Mapping[str, str] | None = None, file: Path | None = None) -> None:
         self._environ = dict(os.environ if environ is None else environ)
-        self._file = Path(".env") if file is None else file
-        self._at_start = self._read_file()
-
-    def _read_file(self) -> dict[str, str]:
-        try:
-            values = dotenv_values(self._file, interpolate=False)
-        except (OSError, UnicodeDecodeError):
-            return {}
-        return {name: value for name, value in values.items() if value is not None}
+        self._file = EnvFile(Path(".env") if file is None else file)
+        self._at_start = self._file.read()
 
     def read(self) -> dict[str, str]:
         """The merged variables as they are now."""
-        now = self._read_file()
+        now = self._file.read()
         changed = {k: v for k, v in now.items() if self._at_start.get(k) != v}
         return {**now, **self._environ, **changed}
 

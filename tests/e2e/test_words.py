@@ -21,6 +21,16 @@ def test_state_directory_that_cannot_be_made_is_2(build: Build) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_environment_file_in_another_encoding_is_2_and_not_nothing_to_do(build: Build) -> None:
+    one = build()
+    (one.disk / ".env").write_text("CLOUD_BUCKET=b\n", encoding="utf-16")
+    for words in ([], ["--once"], ["restore"], ["--", "true"]):
+        done = one.syncd(*words)
+        assert done.returncode == 2
+        assert ".env: it is not UTF-8 text; save it as UTF-8" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_checkpoint_that_is_not_there_is_named(build: Build) -> None:
     one = build()
     one.write_checkpoint("run/gen-000001", {"state.json": b"{}"})

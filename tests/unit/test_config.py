@@ -156,6 +156,46 @@ def test_value_replaced_in_the_file_wins_over_the_exported_old_one(tmp_path: Pat
     assert environment.read()["AWS_SECRET_ACCESS_KEY"] == "new"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_file_of_an_editor_that_marks_it_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_text("CLOUD_BUCKET=é\r\nSYNCD_SETTLE=5\r\n", encoding=encoding)
+    settings = load(tmp_path)
+    assert (settings.cloud_bucket, settings.settle) == ("é", 5.0)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_file_in_another_encoding_is_refused_at_the_start(tmp_path: Path, encoding: str) -> None:
+    words = "CLOUD_BUCKET=b" if encoding == "utf-16-le" else "CLOUD_BUCKET=b # für mich"
+    (tmp_path / ".env").write_text(words, encoding=encoding)
+    with pytest.raises(SettingsError, match=r"\.env: it is not UTF-8 text; save it as UTF-8"):
+        load(tmp_path)
+
+
+def test_file_that_cannot_be_read_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to(".env")
+    with pytest.raises(SettingsError, match=r"\.env: it cannot be read: .*; give this user"):
+        load(tmp_path)
+
+
+def test_folder_of_that_name_is_no_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    assert load(tmp_path) == Settings()
+
+
+def test_file_that_becomes_unreadable_keeps_what_it_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("CLOUD_BUCKET=b\n")
+    environment = Environment({}, file)
+    file.write_text("CLOUD_BUCKET=ü\n", encoding="latin-1")
+    for _ in range(2):
+        assert environment.read()["CLOUD_BUCKET"] == "b"
+    assert caplog.text.count("not UTF-8 text") == 1
+    file.write_text("CLOUD_BUCKET=ü\n", encoding="utf-8")
+    assert environment.read()["CLOUD_BUCKET"] == "ü"
+
+
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
     settings = load(tmp_path, AWS_SECRET_ACCESS_KEY="hunter2")
     assert "hunter2" not in repr(settings)
