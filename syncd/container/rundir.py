@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,20 +106,36 @@ def checkpoints(root: Path) -> Iterator[Path]:
     """Yield what may be a checkpoint: entries one and two levels down, not the unfinished ones."""
     for depth in ("*", "*/*"):
         for path in root.glob(depth):
-            if not any(
-                fnmatch.fnmatch(part, pattern)
-                for part in path.relative_to(root).parts
-                for pattern in NOT_YET
-            ):
+            if all(map(_is_finished, path.relative_to(root).parts)):
                 yield path
 
 
+def _is_finished(name: str) -> bool:
+    return not any(fnmatch.fnmatch(name, pattern) for pattern in NOT_YET)
+
+
 def newest_mark(root: Path) -> int:
-    """Return the time (ns) of the newest checkpoint under ``root``; 0 when there is none."""
-    newest = 0
-    for path in checkpoints(root):
+    """Return the time (ns) of the newest finished file under ``root``; 0 when there is none.
+
+    Folders do not count: a trainer makes one for each run before it has saved anything, and one
+    that crashes each time before it saves would be started again for ever.
+    """
+    newest, seen = 0, set()
+    for folder, folders, files in os.walk(root, followlinks=True):
         try:
-            newest = max(newest, path.stat().st_mtime_ns)
+            there = Path(folder).stat()
         except OSError:
-            continue  # renamed or tidied away between the listing and the look
+            continue
+        if (there.st_dev, there.st_ino) in seen:  # a link to a folder above itself
+            folders.clear()
+            continue
+        seen.add((there.st_dev, there.st_ino))
+        folders[:] = filter(_is_finished, folders)
+        for name in filter(_is_finished, files):
+            try:
+                found = Path(folder, name).stat()
+            except OSError:
+                continue  # renamed or tidied away between the listing and the look
+            if stat.S_ISREG(found.st_mode):
+                newest = max(newest, found.st_mtime_ns)
     return newest

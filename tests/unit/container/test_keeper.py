@@ -78,7 +78,8 @@ class Scene:
     def checkpoint(self, name: str, time_ns: int) -> None:
         folder = self.checkpoints / "run-1" / name
         folder.mkdir(parents=True)
-        for path in (folder, folder.parent):
+        (folder / "weights.bin").touch()
+        for path in (folder / "weights.bin", folder, folder.parent):
             os.utime(path, ns=(time_ns, time_ns))
 
 
@@ -144,8 +145,32 @@ def test_an_unfinished_checkpoint_is_no_progress(scene: Scene) -> None:
     assert scene.supervisor.calls[-1] == "shutdown"
 
 
+def test_a_new_folder_for_each_run_is_no_progress(scene: Scene) -> None:
+    """A trainer that crashes before it saves makes one each time it is started."""
+    for number in range(4):
+        (scene.checkpoints / f"run-{number}" / "gen-000001").mkdir(parents=True)
+        scene.trainer_exits(7)
+    assert scene.supervisor.calls == ["start trainer"] * 3 + ["shutdown"]
+
+
+def test_a_checkpoint_of_one_file_is_progress_also_behind_a_link(
+    scene: Scene, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    scene.checkpoints.mkdir()
+    (scene.checkpoints / "run-1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(scene.checkpoints)
+    for number in range(5):
+        file = tmp_path / "elsewhere" / f"step_{number}.pt"
+        file.touch()
+        os.utime(file, ns=(10**18 + number, 10**18 + number))
+        scene.trainer_exits(7)
+    assert scene.supervisor.calls == ["start trainer"] * 5
+
+
 def test_checkpoints_from_before_the_start_are_no_progress(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "run-1" / "gen-000005").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "run-1" / "gen-000005" / "weights.bin").touch()
     scene = Scene(tmp_path)
     scene.trainer_exits(7)
     scene.trainer_exits(7)
