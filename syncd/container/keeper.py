@@ -17,12 +17,13 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 from xmlrpc.client import Error as RpcError
 
 from syncd.container import probe
-from syncd.container.rundir import Outcome, RunDir, Tally, newest_mark
+from syncd.container.rundir import OUTCOME, Outcome, RunDir, Tally, newest_mark
 
 EXIT_REFUSED = 2
 EXIT_STOPPED = 128 + signal.SIGTERM
@@ -39,6 +40,10 @@ class Supervisor(Protocol):
 
     def startProcess(self, name: str, wait: bool) -> Any:  # noqa: N802
         """Start one program."""
+        ...
+
+    def sendRemoteCommEvent(self, type: str, data: str) -> Any:  # noqa: A002, N802
+        """Tell those who listen within supervisord's own process."""
         ...
 
     def shutdown(self) -> Any:
@@ -119,17 +124,23 @@ class Keeper:
 
     def finish(self, outcome: Outcome) -> None:
         """Flush, leave the outcome for the launcher, end the container."""
-        self._run_dir.save_outcome(outcome)
+        self._note(outcome)
         say("flushing what is not in the bucket yet")
         flushed = probe.flush(self._grace)
         if flushed.safe is None:
             say("syncd did not answer in time: the flush is not proven")
         safe = bool(flushed.safe)
-        self._run_dir.save_outcome(Outcome(outcome.code, outcome.reason, safe, flushed.left))
+        self._note(Outcome(outcome.code, outcome.reason, safe, flushed.left))
         try:
             self._supervisor.shutdown()
         except RpcError as error:
             say(f"supervisord is ending already: {error}")
+
+    def _note(self, outcome: Outcome) -> None:
+        """Leave the outcome for the launcher, in a file and by word: the disk may be full."""
+        self._run_dir.save_outcome(outcome)
+        with suppress(RpcError, OSError):
+            self._supervisor.sendRemoteCommEvent(OUTCOME, outcome.to_json())
 
 
 def say(text: str) -> None:

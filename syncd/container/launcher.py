@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from supervisor import loggers
+from supervisor import events, loggers
+from supervisor.compat import as_string
 from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
 from syncd.container import instance, probe, report
-from syncd.container.rundir import RunDir
+from syncd.container.rundir import OUTCOME, Outcome, RunDir
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 SPARE = 15.0
@@ -202,7 +203,22 @@ def overlook_unwritten_output() -> None:
     loggers.Handler.handleError = less_alarm
 
 
-def supervise(config: Path) -> Supervisor:
+class Hearing(Supervisor):  # type: ignore[misc]
+    """supervisord, and what its keeper said of the outcome."""
+
+    outcome: Outcome | None = None
+
+    def runforever(self) -> None:
+        """Listen: what listened before has been forgotten by now."""
+        events.subscribe(events.RemoteCommunicationEvent, self._hear)
+        super().runforever()
+
+    def _hear(self, event: Any) -> None:
+        if as_string(event.type) == OUTCOME:
+            self.outcome = Outcome.from_json(as_string(event.data)) or self.outcome
+
+
+def supervise(config: Path) -> Hearing:
     """Run supervisord to its end and return it, for what it knows of its programs."""
     options = Options()
     arguments = ["-c", str(config)]
@@ -216,7 +232,7 @@ def supervise(config: Path) -> Supervisor:
             if process.name == "syncd":
                 needed = probe.shutdown_grace() + SPARE
                 process.stopwaitsecs = max(process.stopwaitsecs, needed)
-    supervisor = Supervisor(options)
+    supervisor = Hearing(options)
     try:
         supervisor.main()
     except asyncore.ExitNow:
@@ -252,7 +268,7 @@ def launch(config: Path | None, trainer_args: tuple[str, ...]) -> int:
     overlook_unwritten_output()
     with openable(1, 2):
         supervisor = supervise(found)
-        outcome = run_dir.outcome()
+        outcome = supervisor.outcome or run_dir.outcome()
         tell(report.final(outcome, exit_status(supervisor, "trainer")))
         done = instance.finish(outcome)
         if done:

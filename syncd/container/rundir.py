@@ -1,7 +1,8 @@
 """The files by which launcher, keeper and trainer tell each other how things stand.
 
 All of them lie in ``$SYNCD_STATE_DIR/container`` and are about one life of the container: the
-launcher empties the folder at its start.
+launcher empties the folder at its start. None of them is needed: on a full disk the keeper has its
+own words in memory, and the launcher hears of the outcome through supervisord.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 NOT_YET = (".*", "tmp*", "*.tmp", "*.partial", "*.part", "*.orbax-checkpoint-tmp*")
+
+OUTCOME = "syncd-outcome"
+"""Type of the event by which the keeper tells the launcher the outcome, through supervisord."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,19 @@ class Outcome:
     safe: bool | None = None
     left: str = ""
 
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome | None:
+        """Back from JSON; None for what is none."""
+        try:
+            found = json.loads(text)
+            return cls(**found) if isinstance(found, dict) else None
+        except (ValueError, TypeError):
+            return None
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -45,6 +62,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept: dict[str, str] = {}
 
     @classmethod
     def of(cls, environ: Mapping[str, str] = os.environ) -> RunDir:
@@ -54,52 +72,60 @@ class RunDir:
     def renew(self) -> None:
         """Make the folder, readable by its owner only, and forget the previous life."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("outcome.json", "tally.json", "started"):
+        for name in ("outcome.json", "tally.json"):
             (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # then the trainer resumes from its first start on
+            (self.path / "first").touch()
 
     def first_start(self) -> bool:
-        """Say whether the trainer starts for the first time in this life, and note that it has."""
+        """Say whether the trainer starts for the first time in this life, and note that it has.
+
+        By taking a file away, which can be done on a full disk, too. In doubt it is not the first:
+        to resume is right then as well.
+        """
         try:
-            (self.path / "started").touch(exist_ok=False)
-        except FileExistsError:
+            (self.path / "first").unlink()
+        except OSError:
             return False
         return True
 
     def outcome(self) -> Outcome | None:
         """How the trainer ended; None when it was stopped from outside, or runs still."""
-        found = self._load("outcome.json")
-        try:
-            return None if found is None else Outcome(**found)
-        except TypeError:
-            return None
+        return Outcome.from_json(self._load("outcome.json"))
 
     def save_outcome(self, outcome: Outcome) -> None:
         """Leave the outcome for the launcher."""
-        self._save("outcome.json", asdict(outcome))
+        self._save("outcome.json", outcome.to_json())
 
     def tally(self) -> Tally | None:
         """The restarts so far; None before the keeper's first look."""
-        found = self._load("tally.json")
         try:
-            return None if found is None else Tally(**found)
-        except TypeError:
+            found = json.loads(self._load("tally.json"))
+            return Tally(**found) if isinstance(found, dict) else None
+        except (ValueError, TypeError):
             return None
 
     def save_tally(self, tally: Tally) -> None:
         """Keep the count where a keeper that dies does not lose it."""
-        self._save("tally.json", asdict(tally))
+        self._save("tally.json", json.dumps(asdict(tally)))
 
-    def _load(self, name: str) -> dict[str, Any] | None:
+    def _load(self, name: str) -> str:
         try:
-            found = json.loads((self.path / name).read_text())
+            return self._kept.get(name) or (self.path / name).read_text()
         except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+            return ""
 
-    def _save(self, name: str, content: dict[str, Any]) -> None:
+    def _save(self, name: str, content: str) -> None:
+        """Write it, or keep it for this process alone: what follows must not depend on a disk."""
         aside = self.path / f"{name}.new"
-        aside.write_text(json.dumps(content))
-        aside.replace(self.path / name)
+        try:
+            aside.write_text(content)
+            aside.replace(self.path / name)
+            self._kept.pop(name, None)
+        except OSError:
+            self._kept[name] = content
+            with suppress(OSError):
+                aside.unlink()
 
 
 def checkpoints(root: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -312,6 +313,34 @@ def test_a_full_disk_below_the_output_ends_nothing(container: Container) -> None
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert container.committed("gen-000002")
+
+
+def test_a_full_disk_below_the_state_neither_stops_restarts_nor_hides_the_outcome(
+    container: Container,
+) -> None:
+    disk = container.folder / ".syncd" / "container"
+    disk.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=3", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        process = container.start("wait +7 +0")
+        wait_for((container.folder / "ready").exists)
+        with suppress(OSError):
+            (disk / "all").write_bytes(bytes(1_000_000))
+        with suppress(OSError):
+            (disk / "more").touch()
+        with pytest.raises(OSError):
+            (disk / "nothing").touch()
+        os.kill(int(container.control("pid", "trainer").stdout), signal.SIGKILL)
+        said, _ = process.communicate(timeout=90)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert process.returncode == 0, said
+    assert container.lives() == ["", "--resume", "--resume"]
+    assert container.committed("gen-000003")
+    assert "the trainer finished (exit 0)" in said
+    assert "nothing: all that is complete is in the bucket" in said
 
 
 def test_no_configuration_is_bad_usage(tmp_path: Path) -> None:

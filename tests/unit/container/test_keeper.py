@@ -15,13 +15,14 @@ from syncd.container import keeper as module
 from syncd.container import probe
 from syncd.container.keeper import Keeper
 from syncd.container.probe import Flush
-from syncd.container.rundir import Outcome, RunDir
+from syncd.container.rundir import OUTCOME, Outcome, RunDir
 
 
 class NotingSupervisor:
     def __init__(self) -> None:
         self.info: dict[str, Any] = {"statename": "RUNNING", "exitstatus": 0, "spawnerr": ""}
         self.calls: list[str] = []
+        self.told: list[Outcome | None] = []
         self.stopping = False
 
     def getProcessInfo(self, name: str) -> Mapping[str, Any]:
@@ -33,6 +34,10 @@ class NotingSupervisor:
             raise Fault(6, "SHUTDOWN_STATE")
         assert not wait
         self.calls.append(f"start {name}")
+
+    def sendRemoteCommEvent(self, type: str, data: str) -> None:  # noqa: A002
+        assert type == OUTCOME
+        self.told.append(Outcome.from_json(data))
 
     def shutdown(self) -> None:
         if self.stopping:
@@ -207,6 +212,33 @@ def test_nothing_is_restarted_while_the_container_stops(scene: Scene) -> None:
     scene.trainer_exits(7)
     assert scene.supervisor.calls == []
     assert scene.run_dir.outcome() is None
+
+
+@pytest.fixture
+def nowhere_to_write(scene: Scene) -> None:
+    """As on a full disk; root may write into each folder, but not into what is none."""
+    scene.run_dir.path.rename(scene.run_dir.path.with_name("aside"))
+    scene.run_dir.path.touch()
+
+
+@pytest.mark.usefixtures("nowhere_to_write")
+def test_a_full_disk_changes_no_decision(scene: Scene) -> None:
+    for _ in range(4):
+        scene.trainer_exits(7)
+    assert scene.supervisor.calls == ["start trainer"] * 3 + ["shutdown"]
+    assert scene.pause.waits == [5, 10, 20]
+    assert scene.flushes == [60]
+    assert [told and (told.code, told.safe) for told in scene.supervisor.told] == [
+        (7, None), (7, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("nowhere_to_write")
+def test_a_keeper_that_starts_on_a_full_disk_ends_a_finished_training(scene: Scene) -> None:
+    scene.keeper = scene.another_keeper()
+    scene.trainer_exits(0)
+    assert scene.supervisor.calls == ["shutdown"]
+    assert scene.supervisor.told[-1] == Outcome(0, "the trainer finished", safe=True)
 
 
 def test_a_setting_that_is_no_number_falls_back_and_is_named(
