@@ -15,6 +15,7 @@ import click
 from syncd.config import Environment, Settings, load_settings
 from syncd.errors import SettingsError, SyncdError
 from syncd.inflight import share_heap
+from syncd.telling import let_go, say
 
 EXIT_OK, EXIT_NOT_SAFE, EXIT_SETTINGS, EXIT_NOT_INTACT, EXIT_NO_DAEMON = 0, 1, 2, 3, 4
 
@@ -50,13 +51,13 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except SettingsError as error:
             for fault in error.faults:
-                click.echo(f"syncd: {fault}", err=True)
-            click.echo("syncd: these settings cannot be used; see .env.example", err=True)
+                say(f"syncd: {fault}")
+            say("syncd: these settings cannot be used; see .env.example")
             ctx.exit(EXIT_SETTINGS)
         except SyncdError as error:
-            click.echo(f"syncd: {error.message}", err=True)
+            say(f"syncd: {error.message}")
             if error.hint:
-                click.echo(f"       {error.hint}", err=True)
+                say(f"       {error.hint}")
             ctx.exit(EXIT_NOT_SAFE)
 
 
@@ -113,7 +114,7 @@ def cli(
 
     code = Daemon(Environment()).run()
     # transfers that hang in a dead network must not hold the process at its end
-    sys.stdout.flush()
+    let_go(sys.stdout)
     os._exit(code)
 
 
@@ -228,7 +229,7 @@ def put_data(file: Path) -> None:
     """Send FILE to the bucket, and its SHA-256 beside it."""
     from syncd import datafile
 
-    click.echo(f"syncd: {datafile.put(load_settings(), file)}", err=True)
+    say(f"syncd: {datafile.put(load_settings(), file)}")
 
 
 @data.command("get")
@@ -239,7 +240,7 @@ def get_data(name: str, to: Path | None) -> None:
     from syncd import datafile
 
     target = to or Path("data") / name
-    click.echo(f"syncd: {datafile.get(load_settings(), name, target)}", err=True)
+    say(f"syncd: {datafile.get(load_settings(), name, target)}")
 
 
 @cli.group()
@@ -257,8 +258,8 @@ def new_key(file: Path) -> None:
     from syncd import keys
 
     keys.new_key(file)
-    click.echo(f"syncd: wrote a key to {file}; set SYNCD_ENCRYPT_KEY_FILE={file}", err=True)
-    click.echo("       keep a copy elsewhere: without it nothing can be restored", err=True)
+    say(f"syncd: wrote a key to {file}; set SYNCD_ENCRYPT_KEY_FILE={file}")
+    say("       keep a copy elsewhere: without it nothing can be restored")
 
 
 @cli.command()
@@ -294,7 +295,10 @@ def main() -> None:
     threading.excepthook = _log_thread_failure
     # a lease that is held for microseconds must not end the process when a writer comes
     signal.signal(signal.SIGIO, signal.SIG_IGN)
-    cli(prog_name="syncd")
+    try:
+        cli(prog_name="syncd")
+    finally:
+        let_go(sys.stderr)  # of stdout the failure counts: that is where answers go
 
 
 def _log_thread_failure(args: threading.ExceptHookArgs) -> None:

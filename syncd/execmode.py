@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from syncd import telling
 from syncd.clock import Clock, SystemClock
 from syncd.config import Settings
 
@@ -40,8 +41,7 @@ _SPARE = 5.0
 
 def say(text: str) -> None:
     """A line for the person, on stderr: stdout is the command's."""
-    sys.stderr.write(f"syncd: {text}\n")
-    sys.stderr.flush()
+    telling.say(f"syncd: {text}")
 
 
 def run(settings: Settings, command: Sequence[str], allow_new: bool = False) -> int:

@@ -30,6 +30,7 @@ from syncd.parting import HINT
 from syncd.records import CommitRecord, Layout
 from syncd.restore import Restorer
 from syncd.retention import Retention
+from syncd.telling import let_go, say
 from syncd.transfer import Transfer
 from syncd.uploadrows import ids_in
 
@@ -51,10 +52,6 @@ class _NoBar:
     def update(self, *_: object, **__: object) -> None: ...
 
     def advance(self, *_: object) -> None: ...
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - the answer itself
 
 
 def _console(stderr: bool = False) -> Any:
@@ -97,7 +94,7 @@ def _bar(words: str) -> Iterator[tuple[Any, Any]]:
 def once(settings: Settings, timeout: float, as_json: bool) -> int:
     """Commit all that is complete: through the running daemon, or in its stead."""
     if not settings.copies:
-        _say("syncd: nothing to do: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing")
+        say("syncd: nothing to do: CLOUD_PROVIDER=local without CLOUD_BUCKET copies nothing")
         return _OK
     report = _once_by_daemon(settings, timeout)
     if report is None:
@@ -115,30 +112,29 @@ def once(settings: Settings, timeout: float, as_json: bool) -> int:
                     "failed": {"the daemon": "it is running but not answering"},
                 }
         except OSError as error:
-            _say(f"syncd: SYNCD_STATE_DIR {settings.state_dir}: {error.strerror}")
+            say(f"syncd: SYNCD_STATE_DIR {settings.state_dir}: {error.strerror}")
             return 2
     if as_json:
         print(json.dumps(report))  # noqa: T201 - the answer itself
     _tell(report)
     # a transfer that hangs in a dead network must not hold the process at its end
-    sys.stdout.flush()
-    sys.stderr.flush()
+    let_go(sys.stdout, sys.stderr)
     os._exit(_OK if report["safe"] else _NOT_SAFE)
 
 
 def _tell(report: dict[str, Any]) -> None:
     left = {**report.get("incomplete", {}), **report.get("newer", {})}
     for path, reason in left.items():
-        _say(f"syncd: not complete, not sent: {path}: {reason}")
+        say(f"syncd: not complete, not sent: {path}: {reason}")
     for path, reason in report["failed"].items():
-        _say(f"syncd: NOT SAFE: {path}: {reason}")
+        say(f"syncd: NOT SAFE: {path}: {reason}")
     mirror = report.get("mirror") or {"failed": {}}
     for path, reason in mirror["failed"].items():
-        _say(f"syncd: WARNING: not in the mirror: {path}: {reason}")
+        say(f"syncd: WARNING: not in the mirror: {path}: {reason}")
     if report["safe"]:
         count, logs = report.get("committed", 0), report.get("logs", 0)
         what = "all that is complete is safe" if left else "all safe"
-        _say(f"syncd: {what}: {count} checkpoints committed now, {logs} logs sent")
+        say(f"syncd: {what}: {count} checkpoints committed now, {logs} logs sent")
 
 
 def _once_by_daemon(
@@ -257,7 +253,7 @@ def list_commits(settings: Settings, as_json: bool) -> int:
         commits = restorer.commits()
         parted = restorer.parting
     if parted:
-        _say(f"syncd: WARNING: {parted.words()}\nremedy: {HINT}")
+        say(f"syncd: WARNING: {parted.words()}\nremedy: {HINT}")
     if as_json:
         rows = [_as_row(commit) for commit in commits]
         print(json.dumps(rows))  # noqa: T201 - the answer itself
@@ -372,7 +368,7 @@ def restore(
 ) -> int:
     """Bring back what the table of the README says."""
     if not settings.copies:
-        _say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
+        say("syncd: nothing to restore: CLOUD_PROVIDER=local without CLOUD_BUCKET")
         return _OK
-    fallback = Fallback(settings, _reading, _say)
+    fallback = Fallback(settings, _reading, say)
     return fallback.run(Request(to, at, everything, force, own), retry_for)

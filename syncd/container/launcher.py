@@ -28,6 +28,7 @@ from supervisor.supervisord import Supervisor
 
 from syncd.container import instance, probe, report
 from syncd.container.rundir import OUTCOME, Outcome, RunDir
+from syncd.telling import let_go
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 SPARE = 15.0
@@ -176,18 +177,6 @@ def tell(lines: Sequence[str]) -> None:
         sys.stdout.flush()
 
 
-def let_go() -> None:
-    """Forget what could not be written: Python would try once more, and end with 120 for it."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            with suppress(OSError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
-
-
 def overlook_unwritten_output() -> None:
     """Have supervisord go on where a line cannot be written.
 
@@ -286,5 +275,5 @@ def main(arguments: Sequence[str]) -> int:
         with suppress(OSError):
             error.show()
         code = error.exit_code
-    let_go()
+    let_go(sys.stdout, sys.stderr)
     return int(code or 0)

@@ -186,6 +186,40 @@ say(f"heard {len(heard)}")
     assert committed(one) == ["gen-000005"]
 
 
+@pytest.fixture(params=["a full disk", "a reader that is gone"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A descriptor that nothing can be written to."""
+    if request.param == "a full disk":
+        place = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, place = os.pipe()
+        os.close(reader)
+    yield place
+    os.close(place)
+
+
+def test_words_that_nobody_can_read_change_nothing(build: Build, unwritable: int) -> None:
+    one, two = build("one"), build("two")
+
+    def run(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=machine.disk, env=machine.environ, stdout=subprocess.PIPE,
+            stderr=unwritable, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+
+    assert run(one, *command("save(5)\nsys.exit(7)")).returncode == 7
+    assert committed(one) == ["gen-000005"]
+    begun = run(two, *command("say(sorted(path.name for path in root.iterdir()))\nsys.exit(8)"))
+    assert (begun.returncode, begun.stdout) == (8, "['gen-000005']\n")
+    syncd = [sys.executable, "-m", "syncd"]
+    assert run(two, *syncd, "--", "no-such-program").returncode == 127
+    assert run(two, *syncd, "restore").returncode == 0
+    assert run(two, *syncd, "restore", "--at", "#99").returncode == 1
+    assert run(two, *syncd, "--once").returncode == 0
+    two.environ["CLOUD_PROVIDER"] = "s4"
+    assert run(two, *syncd, "--once").returncode == 2
+
+
 def test_store_that_is_down_holds_no_command_up(build: Build) -> None:
     one = build(
         CLOUD_PROVIDER="s3",
