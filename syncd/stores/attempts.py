@@ -1,8 +1,9 @@
 """Trying again: visible, bounded by a deadline or not at all, and one at a time.
 
 Transient failures are tried again with exponential back-off and full jitter for as long as it
-takes. While a store is down, its circuit is open: one request probes it, the others wait for
-the outcome, so that an outage costs a probe now and then and no stampede.
+takes; every second or two once there is an end. While a store is down, its circuit is open: one
+request probes it, the others wait for the outcome, so that an outage costs a probe now and then and
+no stampede.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _FIRST, _LONGEST = 0.5, 60.0
 
 _LONGEST_ASKED = 300.0
 """Seconds: a store that asks for a longer pause than this is asked sooner whether it is back."""
+
+_LONGEST_AT_END = 2.0
+"""Seconds: any pause once there is an end: what is not tried again before it is lost."""
 
 _SLICE = 0.25
 """Seconds after which a wait looks whether it is still wanted."""
@@ -132,10 +136,14 @@ class Attempts:
 
     def _may_go(self) -> bool:
         """Whether the circuit is closed, or this thread's request is to be its probe."""
+        hurried = self._hurried()
         with self._lock:
             if not self.circuit.open:
                 return True
-            due = self._clock.monotonic() >= self.circuit.next_probe
+            now = self._clock.monotonic()
+            if hurried and self.circuit.next_probe > now + _LONGEST_AT_END:
+                self.circuit.next_probe = now  # from before there was an end
+            due = now >= self.circuit.next_probe
             if due and self._prober is None:
                 self._prober = threading.get_ident()
                 return True
@@ -156,6 +164,7 @@ class Attempts:
 
     def failed(self, error: Transient) -> None:
         """Note that a request was not answered."""
+        hurried = self._hurried()
         with self._lock:
             circuit = self.circuit
             circuit.failures += 1
@@ -165,6 +174,7 @@ class Attempts:
                 self._unanswered_since = self._clock.monotonic()
             pause = min(_FIRST * 2 ** min(max(0, circuit.failures - _OPEN_AFTER), 10), _LONGEST)
             pause = max(pause, min(error.retry_after or 0.0, _LONGEST_ASKED))
+            pause = min(pause, _LONGEST_AT_END) if hurried else pause
             circuit.next_probe = self._clock.monotonic() + pause
         self._on_change(circuit)
 
@@ -185,15 +195,22 @@ class Attempts:
                 ends.append(self._unanswered_since + self._patience)
         return min((end for end in ends if end is not None), default=None)
 
+    def _hurried(self) -> bool:
+        """Whether there is an end, be it near or far."""
+        return self._patience is not None or self._deadline() is not None
+
     def _over(self) -> bool:
         end = self._end()
         late = end is not None and self._clock.monotonic() >= end
         return late or self._abort.is_set()
 
     def _sleep(self, seconds: float) -> None:
-        """Wait, in slices: the end may be moved meanwhile."""
-        until = self._clock.monotonic() + seconds
+        """Wait, in slices: the end may be moved meanwhile. When one comes, the wait is over."""
+        hurried = self._hurried()
+        until = self._clock.monotonic() + (min(seconds, _LONGEST_AT_END) if hurried else seconds)
         while (left := until - self._clock.monotonic()) > 0 and not self._over():
+            if self._hurried() and not hurried:
+                return
             end = self._end()
             if end is not None:
                 left = min(left, max(0.0, end - self._clock.monotonic()))

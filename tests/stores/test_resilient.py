@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from syncd.errors import Conflict, NeedsOperator, NotFound, Permanent, Transient
+from syncd.stores.attempts import Attempts
 from syncd.stores.base import Buffer, Condition, IfAbsent, ObjectInfo, ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.stores.resilient import Resilient
@@ -148,6 +149,33 @@ def test_patience_counts_from_the_opening_until_there_is_an_answer(
     with pytest.raises(Transient, match="down"):
         store.head("a")
     assert began + 4 <= clock.monotonic() <= began + 6
+
+
+@pytest.mark.parametrize(("failures", "asked"), [(12, 0.0), (12, 300.0), (0, 0.0), (0, 300.0)])
+def test_an_end_that_comes_during_a_pause_is_time_to_try(
+    faulty: Faulty, clock: FakeClock, stop: threading.Event, failures: int, asked: float
+) -> None:
+    """The store is back, and the pause would last longer than the time that is left."""
+    began = clock.monotonic()
+    attempts = Attempts(clock, stop, lambda: began + 15 if clock.monotonic() >= began + 5 else None)
+    for error in down(failures, retry_after=asked):
+        assert isinstance(error, Transient)
+        attempts.failed(error)
+    faulty.script = down(2, retry_after=asked or 30.0)
+    attempts.make(lambda: faulty.put("a", b"x"))
+    assert clock.monotonic() <= began + 12
+
+
+def test_before_an_end_no_pause_is_long(
+    faulty: Faulty, clock: FakeClock, stop: threading.Event
+) -> None:
+    end = clock.monotonic() + 60
+    store = Resilient(faulty, clock, stop, lambda: end)
+    faulty.script = down(1000, retry_after=40.0)
+    with pytest.raises(Transient, match="down"):
+        store.put("a", b"x")
+    gaps = [b - a for a, b in zip(faulty.calls, [*faulty.calls[1:], end], strict=True)]
+    assert max(gaps) <= 2.5
 
 
 def test_stopping_ends_the_wait(faulty: Faulty, clock: FakeClock, stop: threading.Event) -> None:
