@@ -120,6 +120,8 @@ class _Run:
             while self._command:
                 self._wait(awaited)
             self._flush(awaited)
+            for number in _PASSED_ON:  # from here on the code alone counts
+                signal.signal(number, signal.SIG_IGN)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._code

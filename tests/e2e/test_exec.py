@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,34 @@ say(f"heard {len(heard)}")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert b"heard 1" in said
     assert committed(one) == ["gen-000005"]
+
+
+def children(pid: int) -> list[str]:
+    """The command lines of a process's children."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):
+            found.append(Path(f"/proc/{child}/cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_sigterm_during_the_flush_by_hand_does_not_replace_the_exit_code(build: Build) -> None:
+    one = build()
+    hold = (
+        "import pathlib, sys; from syncd.lock import lock_state\n"
+        "with lock_state(pathlib.Path('.syncd')): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=one.disk, env=one.environ, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as another:  # fmt: skip
+        assert another.stdout
+        assert another.stdout.readline() == "held\n"  # our daemon cannot begin
+        run = Run(one, "save(5)\nsys.exit(7)")
+        pid = run.process.pid
+        wait_until(lambda: any("--once" in line for line in children(pid)), "a flush by hand")
+        run.process.send_signal(signal.SIGTERM)
+        assert run.wait() == 7
 
 
 @pytest.fixture(params=["a full disk", "a reader that is gone"])
