@@ -59,19 +59,20 @@ table() {
     printf '%s\n' "${rows[@]}"
 }
 
-say() { printf '%s\n' "start: $*"; }
-warn() { printf '%s\n' "start: WARNING: $*" >&2; }
+# Words that cannot be written, on a full disk, decide nothing.
+say() { printf '%s\n' "start: $*" || true; }
+warn() { printf '%s\n' "start: WARNING: $*" >&2 || true; }
 die() {
     local code=$1
     shift
-    printf '%s\n' "start: ERROR: $1" >&2
+    printf '%s\n' "start: ERROR: $1" >&2 || true
     if [[ -n ${check-} ]]; then
         row "FAILED" "$1"
         table
     fi
     shift
     local remedy
-    for remedy in "$@"; do printf '%s\n' "       $remedy" >&2; done
+    for remedy in "$@"; do printf '%s\n' "       $remedy" >&2 || true; done
     exit "$code"
 }
 trap 'printf "start: ERROR: unexpected failure in line %s of %s\n" "$LINENO" "${BASH_SOURCE[0]}" >&2; exit '"$EXIT_UNEXPECTED" ERR

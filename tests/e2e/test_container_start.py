@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -584,6 +585,35 @@ def test_process_1_comes_before_the_file_and_after_ones_own(project: Project) ->
     assert "LD_PRELOAD" not in environ
     assert settings_in(ROOT / ".env.example") <= environ.keys()
     assert not (project.folder / "made").exists()
+
+
+def test_an_env_file_that_cannot_be_read_is_2(project: Project) -> None:
+    (project.folder / ".env").write_text("CLOUD_BUCKET=b\n")
+    (project.folder / ".env").chmod(0)
+    mighty = "-dac_override,-dac_read_search"
+    done = subprocess.run(
+        [*(("setpriv", "--bounding-set", mighty) if os.getuid() == 0 else ()),
+         "bash", str(project.folder / "start_vast.sh"), *TRAIN],
+        cwd=project.folder, env=project.environ(), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert ".env cannot be read by this user" in done.stderr
+    assert not (project.folder / "started.json").exists()
+
+
+@pytest.mark.parametrize(("words", "code"), [(TRAIN, 0), (("--cpu",), 13)])
+def test_words_that_cannot_be_written_decide_nothing(
+    project: Project, words: tuple[str, ...], code: int
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            ["bash", str(project.folder / "start_vast.sh"), *words],
+            cwd=project.folder, env=project.environ(), stdout=full, stderr=full, timeout=60,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == code
+    assert (project.folder / "started.json").exists() == (code == 0)
 
 
 def settings_in(example: Path) -> set[str]:
