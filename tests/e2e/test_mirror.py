@@ -249,8 +249,8 @@ def test_damaged_first_store_is_made_good_by_the_mirror(build: Build, tmp_path: 
     two = build("two", **settings)
     restored = two.syncd("restore")
     assert restored.returncode == 0, restored.stderr
-    assert "NOT INTACT, passed over" in restored.stderr
-    assert "the first store cannot help: it holds nothing intact" in restored.stderr
+    assert f"NOT INTACT in the first store: {name}" in restored.stderr
+    assert "(commit 1 of the mirror of" in restored.stderr
     assert tree(two.checkpoints / name) == tree(one.checkpoints / name)
     without = build("without").syncd("ls", "--mirror")
     assert without.returncode == 2
