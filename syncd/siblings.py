@@ -28,6 +28,9 @@ Files = Mapping[str, tuple[int, int]]
 _RANDOM = re.compile(r"(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8,}")
 _NUMBER = re.compile(r"\d+")
 
+_SURE = 2
+"""Saves to one place that lack the same; one more is the manner though it has not rested."""
+
 _PAGE = 4096
 """Bytes; a write that is killed ends at such a border, as a rule."""
 
@@ -89,6 +92,8 @@ class _Doubt:
     kinds: frozenset[tuple[str, int]]
     signature: str
     written: tuple[int, int, str]
+    times: int = 1
+    """How many saves to one place have lacked the same, one after another."""
 
 
 class Siblings:
@@ -158,7 +163,8 @@ class Siblings:
         Two that lack the same, or two saves to one place, are taken for the writer's new manner,
         once this one has ``rested`` for long: the first may be what a killed writer has left, and
         this one what the next has written so far. Of a step there is one save only, and what is
-        older than the one before is left over.
+        older than the one before is left over. A third save to one place need not rest: where
+        they follow one another fast none ever does.
         """
         model = self._model(unit)
         if model is None or unit.companion:
@@ -170,21 +176,17 @@ class Siblings:
             return None
         mine = kinds(path for path, _ in unit.files)
         doubt = _Doubt(series(unit.path), frozenset(mine.items()), unit.core, unit.written)
-        twin = any(
+        before = self._doubted.get(unit.path)
+        if before and (before.kinds, step_of(unit.path)) == (doubt.kinds, -1):
+            again = before.signature != doubt.signature
+            doubt = replace(doubt, times=before.times + again)
+        self._doubted[unit.path] = doubt
+        twin = doubt.times > 1 or any(
             (doubt.series, doubt.kinds) == (other.series, other.kinds)
             for path, other in self._doubted.items()
-            if self._is_other(path, other, unit, model)
+            if path != unit.path and model.written < min(other.written, unit.written)
         )
-        if not twin:
-            self._doubted[unit.path] = doubt
-        return None if twin and rested else words
-
-    @staticmethod
-    def _is_other(path: str, doubt: _Doubt, unit: Unit, model: _Model) -> bool:
-        """Whether it is another save than this one that is in doubt."""
-        if path != unit.path:
-            return model.written < min(doubt.written, unit.written)
-        return step_of(path) < 0 and doubt.signature != unit.core
+        return None if doubt.times > _SURE or (twin and rested) else words
 
     @staticmethod
     def _missing(unit: Unit, model: _Model) -> str | None:
@@ -221,7 +223,8 @@ class Rewrites:
         self._committed = committed
         self._before: dict[str, Files] = {}
         self._held = 0
-        self._seen: dict[str, tuple[str, frozenset[str]]] = {}
+        self._seen: dict[str, tuple[str, frozenset[str], int]] = {}
+        """What is in doubt of each: its revision, what has changed, and in how many saves."""
 
     def learn(self, unit: Unit) -> None:
         """This revision is committed."""
@@ -281,7 +284,7 @@ class Rewrites:
         """In words, what was written last before, and has not been written for this save yet.
 
         A second save in a row that leaves the same files alone shows the writer's manner, once it
-        has ``rested`` for long.
+        has ``rested`` for long; a third one need not.
         """
         before = but_for(unit.memories, self._of(unit))
         lasting = {
@@ -307,11 +310,10 @@ class Rewrites:
                 words = f"there is no file like {lacking} of the step that was begun"
         if not words:
             return None
-        signature, earlier = self._seen.get(unit.path, ("", frozenset()))
-        if signature in ("", mark) or earlier != changed:
-            self._seen[unit.path] = (mark, changed)
-            return words
-        return None if rested else words
+        signature, earlier, times = self._seen.get(unit.path, ("", frozenset(), 0))
+        times = times + (signature != mark) if earlier == changed else 1
+        self._seen[unit.path] = (mark, changed, times)
+        return None if times > _SURE or (times > 1 and rested) else words
 
     def _of(self, unit: Unit) -> Files:
         if unit.path not in self._before and self._committed:

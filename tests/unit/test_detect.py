@@ -389,6 +389,23 @@ def test_a_second_revision_is_the_manner_only_once_it_has_rested(desk: Desk) -> 
     assert desk.judge("mine").complete
 
 
+@pytest.mark.parametrize("what", ["left alone", "gone"])
+def test_a_third_save_that_follows_fast_is_the_manner(desk: Desk, what: str) -> None:
+    """Where an epoch takes four seconds, and the best one is written now and then only."""
+    for moment, name in enumerate(("last.bin", "best.bin"), -9):
+        desk.write(f"mine/{name}", "{}")
+        desk.date(f"mine/{name}", moment)
+    desk.commit("mine")
+    desk.detector.watching = True
+    if what == "gone":
+        (desk.root / "mine/best.bin").unlink()
+    verdicts = []
+    for epoch in range(1, 5):
+        desk.write("mine/last.bin", "x" * (epoch + 2))
+        verdicts.append(desk.judge_in(4, "mine").complete)
+    assert verdicts == [False, False, True, True]
+
+
 def test_what_is_new_has_not_rested_though_the_file_servers_clock_is_behind(desk: Desk) -> None:
     desk.write("old/model.bin")
     desk.clock.sleep(30)
