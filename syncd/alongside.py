@@ -234,12 +234,12 @@ class Companions:
     def __init__(self, commits: Iterable[CommitRecord]) -> None:
         """Of ``commits``, newest first."""
         self._versions: defaultdict[str, list[CommitRecord]] = defaultdict(list)
-        self._times: defaultdict[str, set[int]] = defaultdict(set)
+        self._others: list[CommitRecord] = []
         for commit in commits:
             if is_companion(commit):
                 self._versions[commit.checkpoint].append(commit)
             else:
-                self._times[series(commit.checkpoint)].add(_written(commit))
+                self._others.append(commit)
 
     @property
     def paths(self) -> list[str]:
@@ -274,7 +274,8 @@ class Companions:
     ) -> list[CommitRecord]:
         """Those that were written before the next of its series was, the oldest first."""
         at = _written(record)
-        times = self._times[series(record.checkpoint)]
+        mine = series(record.checkpoint)
+        times = (_written(one) for one in self._others if series(one.checkpoint) == mine)
         until = min((time for time in times if time > at), default=math.inf)
         return sorted((v for v in versions if at <= _written(v) < until), key=_written)
 

@@ -175,7 +175,8 @@ class Retention:
             if upload.id not in self._ours and is_forgotten(upload, self._clock.now())
         ]
         if not dry_run and self._clock.now() - began > _STALE_VIEW:
-            left = {seq: size for seq, size in sizes.items() if seq not in {r.seq for r in going}}
+            gone = {record.seq for record in going}
+            left = {seq: size for seq, size in sizes.items() if seq not in gone}
             if self._has_moved(left, numbers):  # what was to be deleted may be needed again
                 return self.prune(keep, every=every, unnamed=unnamed)
         if not dry_run:
