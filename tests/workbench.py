@@ -12,10 +12,13 @@ from typing import Any
 
 from syncd.clock import SystemClock
 from syncd.commit import Publisher
+from syncd.config import Environment, load_settings
+from syncd.engine import Engine
 from syncd.errors import StoreError
 from syncd.health import Health
 from syncd.inflight import Room
 from syncd.journal import Journal
+from syncd.opening import open_journal
 from syncd.pace import RateLimit
 from syncd.pipeline import Pipeline
 from syncd.records import CommitRecord, Layout
@@ -163,6 +166,25 @@ def all_given_back(room: Room) -> None:
     with room._changed:
         assert room._changed.wait_for(lambda: not room._held, 5)
         assert room._taken == 0
+
+
+def engine_on(folder: Path, **environ: str) -> Engine:
+    """A connected one, of a fresh disk on a fresh directory store, all of it below ``folder``."""
+    for name in ("checkpoints", "bucket"):
+        (folder / name).mkdir()
+    known = {
+        "CHECKPOINT_DIR": str(folder / "checkpoints"),
+        "LOG_DIR": str(folder / "logs"),
+        "SYNCD_STATE_DIR": str(folder / "state"),
+        "CLOUD_PROVIDER": "local",
+        "CLOUD_BUCKET": str(folder / "bucket"),
+        "SYNCD_SETTLE": "0",
+    }
+    settings = load_settings(Environment({**known, **environ}, folder / ".env"))
+    clock = SystemClock()
+    engine = Engine(settings, open_journal(settings), Health(clock), clock, threading.Event())
+    engine.connect(settings)
+    return engine
 
 
 def restorer(bucket: Path) -> Restorer:

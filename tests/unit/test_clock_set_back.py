@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from syncd.clock import SystemClock
-from syncd.config import Environment, load_settings
-from syncd.engine import Engine
-from syncd.health import Health
-from syncd.opening import open_journal
 from syncd.retention import Retention
-from tests.workbench import LAYOUT, Machine, age, restore_newest
+from tests.workbench import LAYOUT, Machine, age, engine_on, restore_newest
 
 AHEAD = -3600
 """Seconds ago that something was written by a clock that is an hour ahead."""
@@ -86,24 +81,7 @@ def test_what_is_saved_after_it_is_behind_nothing(tmp_path: Path, what: str) -> 
 
 def test_the_newest_stay_on_disk(tmp_path: Path) -> None:
     """As the order of the commits says, whatever the times of the files."""
-    for folder in ("checkpoints", "bucket"):
-        (tmp_path / folder).mkdir()
-    environment = Environment(
-        {
-            "CHECKPOINT_DIR": str(tmp_path / "checkpoints"),
-            "SYNCD_STATE_DIR": str(tmp_path / "state"),
-            "CLOUD_PROVIDER": "local",
-            "CLOUD_BUCKET": str(tmp_path / "bucket"),
-            "SYNCD_SETTLE": "0",
-            "SYNCD_KEEP_LAST_LOCAL": "2",
-        },
-        tmp_path / ".env",
-    )
-    settings, clock = load_settings(environment), SystemClock()
-    engine = Engine(
-        settings, open_journal(settings), Health(clock), clock, threading.Event(), lambda: None
-    )
-    engine.connect(settings)
+    engine = engine_on(tmp_path, SYNCD_KEEP_LAST_LOCAL="2")
     for step in (100, 200, 300, 400):
         path = tmp_path / f"checkpoints/step-{step}/model.bin"
         path.parent.mkdir()

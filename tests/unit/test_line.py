@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ from syncd.profiles import SET
 from syncd.spare import Spare
 from syncd.units import Unit
 from tests.clocks import FakeClock
+from tests.workbench import engine_on
 
 
 class Busy(Line):
@@ -135,3 +137,20 @@ def test_a_folder_that_nobody_makes_is_told(tmp_path: Path) -> None:
     root.mkdir()
     engine.mind_folder()
     assert health.reasons() == []
+
+
+def test_logs_that_fail_at_the_end_cost_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever way: what waits for quiet is committed after them."""
+    engine = engine_on(tmp_path, SYNCD_SETTLE="0.2")
+    (tmp_path / "checkpoints/last.bin").write_bytes(b"weights")
+
+    def ship(*_args: object, **_kwargs: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(engine.logs, "ship", ship)
+    report = engine.flush(lambda: False)
+    assert report.committed == 1
+    assert report.failed == (("the logs", "[Errno 116] Stale file handle"),)
+    engine.disconnect()

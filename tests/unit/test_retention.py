@@ -11,6 +11,9 @@ import pytest
 
 from syncd.clock import SystemClock
 from syncd.errors import Corrupt
+from syncd.filestat import Stat
+from syncd.journal import Sent
+from syncd.opening import JOURNAL
 from syncd.records import CommitRecord
 from syncd.retention import Retention, prune_local
 from syncd.scan import scan
@@ -18,8 +21,9 @@ from syncd.series import is_milestone, series
 from syncd.stores.base import ObjectStore
 from syncd.stores.directory import DirectoryStore
 from syncd.units import Unit, units
+from syncd.uploadrows import ids_in
 from tests.clocks import FakeClock
-from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, restorer, tree
+from tests.workbench import LAYOUT, CountingStore, Died, Machine, age, engine_on, restorer, tree
 
 
 @pytest.fixture
@@ -265,11 +269,26 @@ def test_what_is_saved_anew_while_it_is_asked_whether_it_is_safe_stays_on_disk(
 
 
 def test_what_was_sent_for_a_commit_that_is_to_come_is_not_taken_for_forgotten(
-    machine: Machine,
+    tmp_path: Path,
 ) -> None:
     """Another checkpoint has taken the number for which it was sent."""
-    for key in ("mine", "forgotten"):
-        machine.publisher._store.put(f"{LAYOUT.versions}{1:020}-{key}/w.bin", b"x")
-    mine = f"{LAYOUT.versions}{1:020}-mine/w.bin"
-    pruned = Retention(machine.publisher._store, LAYOUT, SystemClock(), {mine}).prune(9)
-    assert pruned.objects == (f"{LAYOUT.versions}{1:020}-forgotten/w.bin",)
+    engine = engine_on(tmp_path, SYNCD_KEEP_LAST="1")
+    assert engine.store
+    mine, forgotten = (f"{LAYOUT.versions}{1:020}-{name}/w.bin" for name in ("mine", "forgotten"))
+    for key in (mine, forgotten):
+        info = engine.store.put(key, b"x")
+    (written := tmp_path / "checkpoints/last.bin").write_bytes(b"x")
+    stat = Stat.of(written.lstat()).text()
+    engine.journal.add_sent(Sent(mine, "last.bin", stat, "0" * 64, info.version))
+    assert ids_in(tmp_path / "state" / JOURNAL) == {mine}
+    with written.open("ab"):  # so that it is not committed yet
+        for step in (1, 2):
+            path = tmp_path / f"checkpoints/step-{step}/w.bin"
+            path.parent.mkdir()
+            path.write_bytes(b"%d" % step)
+            engine.flush(lambda: False)
+        engine.retain()
+    left = [info.key for info in engine.store.list(LAYOUT.versions)]
+    assert mine in left
+    assert forgotten not in left
+    engine.disconnect()
