@@ -330,9 +330,8 @@ def prune_local(
             by_series[series(unit.path)].append(unit)
     gone = []
     for members in by_series.values():
-        for unit in sorted(members, key=lambda unit: (place(unit), unit.written), reverse=True)[
-            keep:
-        ]:
+        newest = sorted(members, key=lambda unit: (place(unit), unit.written), reverse=True)
+        for unit in newest[keep:]:
             if not is_safe(unit):
                 continue
             try:
